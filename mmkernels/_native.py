@@ -1,0 +1,30 @@
+"""Loads the C++ library once and keeps the reason when it cannot be loaded.
+
+``MMKERNELS_DISABLE_NATIVE=1`` in the environment keeps it unloaded: everything then runs on the reference backend.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+LIBRARY = Path(__file__).with_name("_C.abi3.so")
+
+
+def _load() -> str | None:
+    """Load the library; return None, or one sentence that says why it is not there."""
+    if os.environ.get("MMKERNELS_DISABLE_NATIVE", "").strip().lower() in ("1", "true", "yes", "on"):
+        return "the C++ library was not loaded because MMKERNELS_DISABLE_NATIVE is set in the environment"
+    if not LIBRARY.exists():
+        return f"the C++ library {LIBRARY.name} was not built (it is expected beside {Path(__file__).name})"
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        return f"the C++ library {LIBRARY.name} could not be loaded: {error}"
+    return None
+
+
+why_not_loaded: str | None = _load()
+loaded: bool = why_not_loaded is None

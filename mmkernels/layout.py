@@ -1,0 +1,49 @@
+"""Where an output's strides come from: one rule for backends and fakes, so that eager and traced strides agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def dense_strides_like(tensor: torch.Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a dense tensor of ``shape`` whose axes lie in memory in the order of ``tensor``'s axes.
+
+    The last axis is always innermost. Axes whose order cannot be told (size 1, or stride 0 of an expanded axis) keep
+    their own position; the others are ordered by falling stride among the remaining positions.
+    """
+    last = tensor.dim() - 1
+    sizes, strides = tensor.shape, tensor.stride()
+    told = [axis for axis in range(last) if sizes[axis] != 1 and strides[axis] != 0]
+    ordered = iter(sorted(told, key=lambda axis: -strides[axis]))
+    order = [next(ordered) if axis in told else axis for axis in range(last)] + [last]
+    result = [1] * (last + 1)
+    step: int = 1
+    for axis in reversed(order):
+        result[axis] = step
+        step = step * max(shape[axis], 1)
+    return tuple(result)
+
+
+def empty_like_query(query: torch.Tensor, last_dim: int) -> torch.Tensor:
+    """Uninitialised output of shape ``(*query.shape[:-1], last_dim)``, dense in the query's dimension order."""
+    if query.is_contiguous():
+        if query.shape[-1] == last_dim:
+            return torch.empty_like(query)
+        return query.new_empty((*query.shape[:-1], last_dim))
+    shape = (*query.shape[:-1], last_dim)
+    return torch.empty_strided(shape, dense_strides_like(query, shape), dtype=query.dtype, device=query.device)
+
+
+def empty_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Uninitialised dense gradient of ``tensor``: its shape and dtype, its order of dimensions."""
+    if tensor.is_contiguous():
+        return torch.empty_like(tensor)
+    strides = dense_strides_like(tensor, tensor.shape) if tensor.dim() else ()
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+
+
+def unit_last_stride(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself if its last stride is 1 (or its last axis has one element), else a dense copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
