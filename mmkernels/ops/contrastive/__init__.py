@@ -1,0 +1,1 @@
+"""Contrastive losses (CLIP, SigLIP) in memory O(batch)."""
