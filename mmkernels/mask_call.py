@@ -26,7 +26,7 @@ def values_may_be_read(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
     )
 
 
