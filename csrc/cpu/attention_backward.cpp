@@ -1,0 +1,305 @@
+// Attention backward in passes that share one step per (slice of rows, block of keys):
+//
+//   s = k q^T; p = exp(s - lse); dp = v do^T; ds = p * (keep * dp - delta),  delta = rowsum(do * out) - dlse
+//
+//   statistics   delta, and the shift and factor that turn logits into probabilities, per row
+//   dq pass      one work item per tile of rows: dq += k^T ds over the keys, in chunks merged in order
+//   dk/dv pass   one work item per block of keys: dk += ds q, dv += p do, over all rows that share the key head, in order
+//   bias pass    (attention_bias_gradient.cpp)
+//
+// Every sum runs in a fixed order, no atomics; nothing larger than tiles and O(rows) statistics is kept.
+// Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
+
+#include "backward_step.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "tiles.h"
+
+MMK_NAMESPACE_BEGIN
+namespace {
+
+int64_t row_index(const AttentionProblem& p, const RowTile& tile, int r) {
+  return Statistics::index(p, tile.sequence, tile.head[r], tile.query[r]);
+}
+
+// ---- statistics ----
+
+/// exp(logit - lse) loses lse's rounding, which is the whole answer where lse is large (a row of finfo.min): such rows
+/// get their maximum and sum anew.
+void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& scratch, const Statistics& stats) {
+  constexpr float kLarge = 64.0f;
+  bool any_large = false;
+  for (int r = 0; r < tile.rows; ++r) {
+    const float shift = stats.shift[row_index(p, tile, r)];
+    any_large |= std::isfinite(shift) && std::fabs(shift) > kLarge;
+  }
+  if (!any_large) return;
+  alignas(64) float row_max[kRowStride], row_sum[kRowStride];
+  for (int r = 0; r < tile.padded; ++r) {
+    row_max[r] = -INFINITY;
+    row_sum[r] = 0.0f;
+  }
+  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
+  for_each_key_block(p, tile, scratch, [&](const Slice& slice, const KeyBlock& block, const Staged& k, const Staged&) {
+    float* logits = scratch.logits + slice.first;
+    gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first,
+                                      kRowStride, p.dim_qk, logits, kRowStride);
+    finish_logits(p, slice, block, logits, nullptr);
+    for (int w = 0; w < slice.rows(); w += kLanes) {
+      const Float old_max = load(row_max + slice.first + w);
+      Float new_max = old_max;
+      for (int32_t j = 0; j < block.keys; ++j) new_max = maximum(load(logits + j * kRowStride + w), new_max);
+      const Float shift = safe_shift(new_max);
+      Float sum = load(row_sum + slice.first + w) * exponential(old_max - shift);
+      for (int32_t j = 0; j < block.keys; ++j) sum = sum + exponential(load(logits + j * kRowStride + w) - shift);
+      store(row_max + slice.first + w, new_max);
+      store(row_sum + slice.first + w, sum);
+    }
+  });
+  for (int r = 0; r < tile.rows; ++r) {
+    const int64_t i = row_index(p, tile, r);
+    if (!std::isfinite(stats.shift[i]) || std::fabs(stats.shift[i]) <= kLarge) continue;
+    stats.shift[i] = row_max[r];
+    stats.factor[i] = 1.0f / row_sum[r];
+  }
+}
+
+void fill_statistics(const AttentionProblem& p, const Threads& threads, const Statistics& stats) {
+  const Tiles tiles(p, kBlockRows);
+  const double operations = 4.0 * p.batch * p.heads_q * p.len_q * p.dim_v;
+  parallel(threads, tiles.count, operations, [&](Claim& claim) {
+    Arena arena(BackwardScratch::floats(p));
+    BackwardScratch scratch(p, arena);
+    RowTile tile;
+    for (int64_t t; (t = claim.next()) >= 0;) {
+      tiles.load(t, tile);
+      const int64_t dv = round_up(p.dim_v, kLanes);
+      pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, nullptr);
+      pack_rows(p.out, tile, p.dim_v, 1.0f, scratch.query_rows, nullptr);
+      for (int r = 0; r < tile.rows; ++r) {
+        Float sum = splat(0.0f);
+        for (int64_t d = 0; d < dv; d += kLanes) {
+          sum = multiply_add(load(scratch.grad_rows + r * dv + d), load(scratch.query_rows + r * dv + d), sum);
+        }
+        float delta = 0.0f;
+        for (int lane = 0; lane < kLanes; ++lane) delta += sum[lane];
+        const Sequence& s = tile.sequence;
+        const int64_t row = s.first_row + tile.query[r];
+        const float lse = p.lse[s.tensor_batch * p.lse_stride[0] + tile.head[r] * p.lse_stride[1] + row * p.lse_stride[2]];
+        if (p.grad_lse && lse != -INFINITY) {
+          delta -= p.grad_lse[s.tensor_batch * p.grad_lse_stride[0] + tile.head[r] * p.grad_lse_stride[1] +
+                              row * p.grad_lse_stride[2]];
+        }
+        const int64_t i = row_index(p, tile, r);
+        stats.delta[i] = delta;
+        stats.shift[i] = lse == -INFINITY ? INFINITY : lse;
+        stats.factor[i] = 1.0f;
+      }
+      recompute_large(p, tile, scratch, stats);
+    }
+  });
+}
+
+// ---- dq ----
+
+/// acc (+)= k^T ds over the keys of one tile, in chunks.
+void accumulate_query(const AttentionProblem& p, RowTile& tile, BackwardScratch& scratch, const Statistics& stats,
+                      float* total, float* chunk) {
+  load_rows(p, tile, scratch, stats);
+  int32_t current = -1;  // chunk under way
+  int segment = -1;
+  const auto flush = [&] {
+    if (current < 0) return;
+    for (int64_t d = 0; d < p.dim_qk; ++d) {
+      for (int r = 0; r < tile.padded; r += kLanes) {
+        float* to = total + d * kRowStride + r;
+        store(to, load(to) + load(chunk + d * kRowStride + r));
+      }
+    }
+  };
+  for_each_key_block(p, tile, scratch, [&](const Slice& slice, const KeyBlock& block, const Staged& k, const Staged& v) {
+    if (block.segment != segment || block.first / kChunkKeys != current) {
+      flush();
+      segment = block.segment;
+      current = block.first / kChunkKeys;
+      for (int64_t d = 0; d < p.dim_qk; ++d) {
+        for (int r = 0; r < tile.padded; r += kLanes) store(chunk + d * kRowStride + r, splat(0.0f));
+      }
+    }
+    backward_step(p, tile, slice, block, k, v, scratch);
+    const float* ds = scratch.grad_logits + slice.first;
+    if (block.tile_class == TileClass::kPartial && has_non_finite(k.data, k.stride, block.keys, p.dim_qk)) {
+      gemm_isolated(p.dim_qk, slice.vectors, k.data, k.stride, ds, kRowStride, block.visible, kSlice, block.keys,
+                    chunk + slice.first, kRowStride);
+    } else {
+      gemm<Start::kAccumulate, Layout::kTransposed>(p.dim_qk, slice.vectors, k.data, k.stride, ds, kRowStride,
+                                                    block.keys, chunk + slice.first, kRowStride);
+    }
+  });
+  flush();
+}
+
+void query_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats) {
+  AttentionProblem owners = p;  // the tiles of grad_query: one batch where the query was broadcast
+  if (!p.cu_q) owners.batch = p.query_batches;
+  const Tiles tiles(owners, tile_height(owners, threads));
+  const double operations = 6.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
+  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride;
+  parallel(threads, tiles.count, operations, [&](Claim& claim) {
+    Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + 128);
+    BackwardScratch scratch(p, arena);
+    float *total = arena.take(dq_floats), *chunk = arena.take(dq_floats);
+    alignas(64) float factor[kBlockRows];
+    for (float& f : factor) f = p.scale;
+    RowTile tile;
+    for (int64_t t; (t = claim.next()) >= 0;) {
+      for (int64_t i = 0; i < dq_floats; i += kLanes) store(total + i, splat(0.0f));
+      const int64_t first_row = tiles.load(t, tile);
+      const int64_t copies = p.cu_q || p.query_batches > 1 ? 1 : p.batch;
+      for (int64_t b = 0; b < copies; ++b) {
+        if (copies > 1) init_rows(p, sequence_of(p, b), tile.head_k, first_row, tile.rows, tile);
+        accumulate_query(p, tile, scratch, stats, total, chunk);
+      }
+      if (copies > 1) tile.sequence.tensor_batch = 0;
+      unpack_rows(total, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
+    }
+  });
+}
+
+// ---- dk and dv ----
+
+/// target[key][feature] += weights[key][row] rows[row][feature] for one slice.
+void accumulate_keys(const RowTile& tile, const Slice& slice, const KeyBlock& block, const float* weights,
+                     const float* rows, bool rows_finite, int64_t dim, float* target) {
+  const int64_t stride = round_up(dim, kLanes);
+  const int vectors = static_cast<int>(stride / kLanes), depth = smaller(slice.rows(), tile.rows - slice.first);
+  const float *a = weights + slice.first, *b = rows + slice.first * stride;
+  if (block.tile_class == TileClass::kFull || rows_finite) {
+    gemm<Start::kAccumulate, Layout::kRows>(block.keys, vectors, a, kRowStride, b, stride, depth, target, stride);
+  } else {
+    gemm_isolated_rows(block.keys, vectors, a, kRowStride, block.visible, kSlice, b, stride, depth, target, stride);
+  }
+}
+
+/// dk and dv of keys [first, first + keys) over the rows of one sequence and key head.
+void accumulate_sequence(const AttentionProblem& p, const Sequence& sequence, int64_t head, int segment, int32_t first,
+                         int32_t keys, const Statistics& stats, BackwardScratch& scratch, float* dk, float* dv) {
+  const Segment& s = p.segments[segment];
+  const int64_t row = sequence.first_key + first, rows = rows_of(p, sequence);
+  const Staged k = stage(s.key, sequence.tensor_batch, head, row, keys, p.dim_qk, false, scratch.keys);
+  const Staged v = stage(s.value, sequence.tensor_batch, head, row, keys, p.dim_v, false, scratch.values);
+  RowTile& tile = scratch.tile;
+  KeyBlock& block = scratch.block;
+  for (int64_t r = 0; r < rows; r += kBlockRows) {
+    init_rows(p, sequence, head, r, smaller<int64_t>(kBlockRows, rows - r), tile);
+    load_intervals(p, segment, tile);
+    bool loaded = false, rows_finite = true;
+    for (int i = 0; i < tile.slices(); ++i) {
+      const Slice slice = tile.slice(i);
+      if (prepare_block(p, tile, slice, segment, first, keys, block) == TileClass::kSkip) continue;
+      if (!loaded) load_rows(p, tile, scratch, stats);
+      loaded = true;
+      backward_step(p, tile, slice, block, k, v, scratch);
+      if (block.tile_class == TileClass::kPartial) rows_finite = scratch.rows_are_finite(p, tile);
+      if (dk) accumulate_keys(tile, slice, block, scratch.grad_logits, scratch.query_rows, rows_finite, p.dim_qk, dk);
+      if (dv) accumulate_keys(tile, slice, block, scratch.logits, scratch.grad_rows, rows_finite, p.dim_v, dv);
+    }
+  }
+}
+
+void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
+                const float* from) {
+  for (int32_t j = 0; j < keys; ++j) {
+    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)), grad.dtype);
+  }
+}
+
+/// One work item of the dk/dv pass: a block of keys of one head and of one batch that owns gradients.
+struct KeyItem {
+  int segment;
+  int64_t batch, head, first;
+};
+
+struct KeyItems {
+  const AttentionProblem& p;
+  const bool keys;  // the batches of the keys' gradients, or of the values'
+  int64_t count = 0;
+
+  KeyItems(const AttentionProblem& problem, bool of_keys) : p(problem), keys(of_keys) {
+    for (int s = 0; s < p.num_segments; ++s) {
+      for (int64_t b = 0; b < batches(s); ++b) count += blocks(s, b) * p.heads_k;
+    }
+  }
+  int64_t batches(int segment) const {
+    if (p.cu_q) return p.batch;
+    return keys ? p.segments[segment].key_batches : p.segments[segment].value_batches;
+  }
+  int64_t blocks(int segment, int64_t batch) const {
+    return ceil_div(segment_length(p, sequence_of(p, batch), segment), kBlockKeys);
+  }
+  KeyItem at(int64_t index) const {
+    for (int s = 0;; ++s) {
+      for (int64_t b = 0; b < batches(s); ++b) {
+        const int64_t n = blocks(s, b);
+        if (index < n * p.heads_k) return {s, b, index / n, index % n * kBlockKeys};
+        index -= n * p.heads_k;
+      }
+    }
+  }
+};
+
+void key_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, bool keys, bool values) {
+  const KeyItems items(p, keys);
+  const double operations = 4.0 * p.batch * p.heads_q * p.len_q * p.len_k * (p.dim_qk + p.dim_v);
+  const int64_t dk_width = round_up(p.dim_qk, kLanes), dv_width = round_up(p.dim_v, kLanes);
+  parallel(threads, items.count, operations, [&](Claim& claim) {
+    Arena arena(BackwardScratch::floats(p) + kBlockKeys * (dk_width + dv_width) + 128);
+    BackwardScratch scratch(p, arena);
+    float *dk_memory = arena.take(kBlockKeys * dk_width), *dv_memory = arena.take(kBlockKeys * dv_width);
+    for (int64_t i; (i = claim.next()) >= 0;) {
+      const KeyItem item = items.at(i);
+      const Segment& segment = p.segments[item.segment];
+      float* dk = keys && segment.grad_key.data ? dk_memory : nullptr;
+      float* dv = values && segment.grad_value.data ? dv_memory : nullptr;
+      if (!dk && !dv) continue;
+      memset(dk_memory, 0, static_cast<size_t>(kBlockKeys * dk_width) * sizeof(float));
+      memset(dv_memory, 0, static_cast<size_t>(kBlockKeys * dv_width) * sizeof(float));
+      const Sequence owner = sequence_of(p, item.batch);
+      const int32_t first = static_cast<int32_t>(item.first);
+      const int32_t count =
+          static_cast<int32_t>(smaller<int64_t>(kBlockKeys, segment_length(p, owner, item.segment) - first));
+      const bool broadcast = !p.cu_q && items.batches(item.segment) < p.batch;
+      for (int64_t b = broadcast ? 0 : item.batch; b < (broadcast ? p.batch : item.batch + 1); ++b) {
+        accumulate_sequence(p, sequence_of(p, b), item.head, item.segment, first, count, stats, scratch, dk, dv);
+      }
+      const int64_t row = owner.first_key + first;
+      if (dk) write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, dk);
+      if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, dv);
+    }
+  });
+}
+
+}  // namespace
+
+void attention_backward(const AttentionProblem& p, const Threads& threads) {
+  const Statistics stats(p);
+  fill_statistics(p, threads, stats);
+  if (p.grad_query.data) query_pass(p, threads, stats);
+  bool keys = false, values = false, together = true;
+  for (int s = 0; s < p.num_segments; ++s) {
+    keys |= p.segments[s].grad_key.data != nullptr;
+    values |= p.segments[s].grad_value.data != nullptr;
+    together &= p.segments[s].key_batches == p.segments[s].value_batches;
+  }
+  if (keys && values && together) {
+    key_pass(p, threads, stats, true, true);
+  } else {
+    if (keys) key_pass(p, threads, stats, true, false);
+    if (values) key_pass(p, threads, stats, false, true);
+  }
+  for (int part = 0; part < 2; ++part) {
+    if (p.bias.grad[part]) bias_gradient(p, threads, stats, part);
+  }
+}
+
+MMK_NAMESPACE_END

@@ -1,0 +1,96 @@
+// Chooses the kernels at run time: what the processor can run, unless MMKERNELS_CPU_ISA or use_isa() names another.
+
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace mmkernels {
+
+#define MMK_DECLARE(isa)                                            \
+  namespace isa {                                                   \
+  void attention_forward(const AttentionProblem&, const Threads&);  \
+  void attention_backward(const AttentionProblem&, const Threads&); \
+  }
+#if defined(__x86_64__)
+MMK_DECLARE(avx512)
+MMK_DECLARE(avx2)
+#endif
+MMK_DECLARE(vec16)
+MMK_DECLARE(baseline)
+#undef MMK_DECLARE
+
+namespace {
+
+struct Candidate {
+  AttentionKernels kernels;
+  bool runs;
+};
+
+// Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels.
+const Candidate* candidates(int& count) {
+#if defined(__x86_64__)
+  static const bool kAvx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool kAvx512 = kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  static const bool kAvx2 = true;
+#endif
+  static const Candidate kAll[] = {
+#if defined(__x86_64__)
+      {{"avx512", avx512::attention_forward, avx512::attention_backward}, kAvx512},
+      {{"avx2", avx2::attention_forward, avx2::attention_backward}, kAvx2},
+#endif
+      {{"baseline", baseline::attention_forward, baseline::attention_backward}, true},
+      {{"vec16", vec16::attention_forward, vec16::attention_backward}, kAvx2},
+  };
+  count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
+  return kAll;
+}
+
+const AttentionKernels* find(const char* name) {
+  int count;
+  const Candidate* all = candidates(count);
+  for (int i = 0; i < count; ++i) {
+    if (all[i].runs && (!*name || !strcmp(name, all[i].kernels.name))) return &all[i].kernels;
+  }
+  return nullptr;
+}
+
+const AttentionKernels* initial() {
+  const char* name = std::getenv("MMKERNELS_CPU_ISA");
+  const AttentionKernels* chosen = find(name ? name : "");
+  return chosen ? chosen : find("");  // Python refuses an unknown name with a sentence when it loads the library
+}
+
+const AttentionKernels*& current() {
+  static const AttentionKernels* kernels = initial();
+  return kernels;
+}
+
+}  // namespace
+
+const AttentionKernels& attention_kernels() { return *current(); }
+
+const char* available_isas() {
+  static char names[64] = "";
+  if (!*names) {
+    int count;
+    const Candidate* all = candidates(count);
+    for (int i = 0; i < count; ++i) {
+      if (!all[i].runs) continue;
+      if (*names) strcat(names, " ");
+      strcat(names, all[i].kernels.name);
+    }
+  }
+  return names;
+}
+
+bool use_isa(const char* name) {
+  const AttentionKernels* chosen = *name ? find(name) : initial();
+  if (chosen) current() = chosen;
+  return chosen != nullptr;
+}
+
+}  // namespace mmkernels

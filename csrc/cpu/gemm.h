@@ -1,0 +1,128 @@
+// The one matrix micro-kernel: C[m][n] (+)= sum_k A(m, k) * B[k][n].
+//
+// A is read one element at a time and broadcast, B and C in vectors along n. Every element of C is one chain of fused
+// multiply-adds over k in order, whatever the tile it falls in: bits do not depend on M, on the tile shape, or on where
+// a caller cuts K. kTileRows x kTileVectors accumulators stay in registers.
+#pragma once
+
+#include "simd.h"
+
+MMK_NAMESPACE_BEGIN
+
+enum class Start {
+  kZero,        // C = sum
+  kAccumulate,  // C = C + sum
+  kRescale,     // C = C * factor[n] + sum
+};
+
+/// A(m, k) stands at a[m * stride + k] or, kTransposed, at a[k * stride + m].
+enum class Layout { kRows, kTransposed };
+
+template <int M, int N, Start start, Layout layout>
+inline void gemm_tile(const float* __restrict a, int64_t a_stride, const float* __restrict b, int64_t b_stride,
+                      int64_t depth, float* __restrict c, int64_t c_stride, const float* __restrict factor) {
+  Float sum[M][N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) {
+      if (start == Start::kZero) {
+        sum[m][n] = splat(0.0f);
+      } else {
+        sum[m][n] = load(c + m * c_stride + n * kLanes);
+        if (start == Start::kRescale) sum[m][n] = sum[m][n] * load(factor + n * kLanes);
+      }
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Float right[N];
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) right[n] = load(b + k * b_stride + n * kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Float left = splat(layout == Layout::kRows ? a[m * a_stride + k] : a[k * a_stride + m]);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) sum[m][n] = multiply_add(left, right[n], sum[m][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 2
+    for (int n = 0; n < N; ++n) store(c + m * c_stride + n * kLanes, sum[m][n]);
+  }
+}
+
+template <int M, int N, Start start, Layout layout>
+inline void gemm_rest(int rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t depth,
+                      float* c, int64_t c_stride, const float* factor) {
+  if constexpr (M > 0) {
+    if (rows == M) {
+      gemm_tile<M, N, start, layout>(a, a_stride, b, b_stride, depth, c, c_stride, factor);
+    } else {
+      gemm_rest<M - 1, N, start, layout>(rows, a, a_stride, b, b_stride, depth, c, c_stride, factor);
+    }
+  }
+}
+
+template <int N, Start start, Layout layout>
+inline void gemm_columns(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                         int64_t depth, float* c, int64_t c_stride, const float* factor) {
+  const int64_t step = layout == Layout::kRows ? a_stride : 1;
+  int64_t m = 0;
+  for (; m + kTileRows <= rows; m += kTileRows) {
+    gemm_tile<kTileRows, N, start, layout>(a + m * step, a_stride, b, b_stride, depth, c + m * c_stride, c_stride,
+                                           factor);
+  }
+  gemm_rest<kTileRows - 1, N, start, layout>(static_cast<int>(rows - m), a + m * step, a_stride, b, b_stride, depth,
+                                             c + m * c_stride, c_stride, factor);
+}
+
+/// `vectors` counts kLanes-wide columns of B and C.
+template <Start start, Layout layout>
+inline void gemm(int64_t rows, int vectors, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                 int64_t depth, float* c, int64_t c_stride, const float* factor = nullptr) {
+  int v = 0;
+  for (; v + kTileVectors <= vectors; v += kTileVectors) {
+    gemm_columns<kTileVectors, start, layout>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes,
+                                              c_stride, factor + v * kLanes);
+  }
+  if constexpr (kTileVectors > 1) {
+    for (; v < vectors; ++v) {
+      gemm_columns<1, start, layout>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes, c_stride,
+                                     factor + v * kLanes);
+    }
+  }
+}
+
+/// gemm<kAccumulate, kTransposed> over the pairs (k, n) whose lane of `mask` is set: same chain, masked links left out.
+/// Only for tiles in which A holds NaN or Inf that some rows must not see.
+inline void gemm_isolated(int64_t rows, int vectors, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                          const int32_t* mask, int64_t mask_stride, int64_t depth, float* c, int64_t c_stride) {
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int v = 0; v < vectors; ++v) {
+      Float sum = load(c + m * c_stride + v * kLanes);
+      for (int64_t k = 0; k < depth; ++k) {
+        const Float next = multiply_add(splat(a[k * a_stride + m]), load(b + k * b_stride + v * kLanes), sum);
+        sum = select(load(mask + k * mask_stride + v * kLanes), next, sum);
+      }
+      store(c + m * c_stride + v * kLanes, sum);
+    }
+  }
+}
+
+/// gemm<kAccumulate, kRows> over the pairs (m, k) with mask[m][k] set, for NaN or Inf in B.
+inline void gemm_isolated_rows(int64_t rows, int vectors, const float* a, int64_t a_stride, const int32_t* mask,
+                               int64_t mask_stride, const float* b, int64_t b_stride, int64_t depth, float* c,
+                               int64_t c_stride) {
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t k = 0; k < depth; ++k) {
+      if (!mask[m * mask_stride + k]) continue;
+      for (int v = 0; v < vectors; ++v) {
+        float* target = c + m * c_stride + v * kLanes;
+        store(target, multiply_add(splat(a[m * a_stride + k]), load(b + k * b_stride + v * kLanes), load(target)));
+      }
+    }
+  }
+}
+
+MMK_NAMESPACE_END

@@ -1,0 +1,134 @@
+// Rows in and out of fp32 scratch: the only place that knows the element type of a tensor.
+#pragma once
+
+#include <cstdlib>
+
+#include "simd.h"
+
+MMK_NAMESPACE_BEGIN
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+inline const char* at(const void* data, DType dtype, int64_t index) {
+  return static_cast<const char*>(data) + index * element_size(dtype);
+}
+
+/// The (batch, head, row) vector of a tensor.
+inline const char* row_of(const TensorView& t, int64_t batch, int64_t head, int64_t row) {
+  return at(t.data, t.dtype, batch * t.batch + head * t.head + row * t.row);
+}
+
+inline Float widen(Half h, DType dtype) { return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h); }
+inline Half narrow(Float x, DType dtype) { return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x); }
+
+/// to[i] = factor * from[i] for `count` elements with unit stride, read no further than that.
+inline void widen_run(const void* from, DType dtype, int64_t count, float factor, float* to) {
+  int64_t i = 0;
+  if (dtype == DType::kFloat32) {
+    const float* p = static_cast<const float*>(from);
+    for (; i + kLanes <= count; i += kLanes) store(to + i, load(p + i) * splat(factor));
+    for (; i < count; ++i) to[i] = p[i] * factor;
+    return;
+  }
+  const uint16_t* p = static_cast<const uint16_t*>(from);
+  for (; i + kLanes <= count; i += kLanes) {
+    store(to + i, widen(*reinterpret_cast<const HalfUnaligned*>(p + i), dtype) * splat(factor));
+  }
+  if (i < count) {
+    Half rest = {};
+    for (int64_t j = i; j < count; ++j) rest[j - i] = p[j];
+    const Float wide = widen(rest, dtype) * splat(factor);
+    for (int64_t j = i; j < count; ++j) to[j] = wide[j - i];
+  }
+}
+
+/// to[i] = from[i], rounded to the tensor's type.
+inline void narrow_run(const float* from, int64_t count, void* to, DType dtype) {
+  if (dtype == DType::kFloat32) {
+    memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  uint16_t* p = static_cast<uint16_t*>(to);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) *reinterpret_cast<HalfUnaligned*>(p + i) = narrow(load(from + i), dtype);
+  if (i < count) {
+    Float rest = splat(0.0f);
+    for (int64_t j = i; j < count; ++j) rest[j - i] = from[j];
+    const Half half = narrow(rest, dtype);
+    for (int64_t j = i; j < count; ++j) p[j] = half[j - i];
+  }
+}
+
+/// Whether `rows` x `columns` floats hold a NaN or an Inf.
+inline bool has_non_finite(const float* data, int64_t stride, int64_t rows, int64_t columns) {
+  Int found = splat(0);
+  int32_t rest = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) found |= not_finite(load(data + r * stride + c));
+    for (; c < columns; ++c) rest |= !std::isfinite(data[r * stride + c]);
+  }
+  return rest || any(found);
+}
+
+/// (rows, columns) -> (columns, rows); both counts are multiples of kLanes.
+inline void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+                      int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+    }
+  }
+}
+
+/// Rows of keys or values as fp32: in place where they are fp32 already and the tile is short, else in `buffer`.
+struct Staged {
+  const float* data;
+  int64_t stride;
+};
+
+inline Staged stage(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
+                    bool short_tile, float* buffer) {
+  const char* first = row_of(t, batch, head, row);
+  // A copy costs little against many query rows and spares the cache the conflicts of large power-of-two strides.
+  if (t.dtype == DType::kFloat32 && (short_tile || t.row == columns)) {
+    return {reinterpret_cast<const float*>(first), t.row};
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, buffer + r * columns);
+  }
+  return {buffer, columns};
+}
+
+/// Scratch of one thread: one allocation that grows and is kept for the next call.
+class Arena {
+ public:
+  explicit Arena(int64_t floats) {
+    thread_local Block block;
+    if (block.size < floats) {
+      std::free(block.data);
+      block.size = 0;
+      block.data = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(round_up(floats, 16)) * 4));
+      if (!block.data) std::abort();  // unreachable in practice: a few hundred KiB
+      block.size = floats;
+    }
+    next_ = block.data;
+  }
+  float* take(int64_t floats) {
+    float* p = next_;
+    next_ += round_up(floats, 16);
+    return p;
+  }
+
+ private:
+  struct Block {
+    float* data = nullptr;
+    int64_t size = 0;
+    ~Block() { std::free(data); }
+  };
+  float* next_;
+};
+
+MMK_NAMESPACE_END

@@ -1,0 +1,274 @@
+// Vectors of floats and 32-bit words: the only place that knows vector registers.
+//
+// Three back ends behind one interface: AVX2 (8 lanes), AVX-512 (16 lanes), and the compiler's vector extensions, which
+// build 4 lanes anywhere (`baseline`) and 16 lanes where AVX-512 is absent (`vec16`), so that the wide kernels are
+// tested on every machine. All vectors are GCC/Clang vector types, so + - * / & | ^ < > work on them as written.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "../core/lane.h"
+#include "../core/problem.h"
+
+#define MMK_CODE_baseline 1
+#define MMK_CODE_avx2 2
+#define MMK_CODE_avx512 3
+#define MMK_CODE_vec16 4
+#define MMK_PASTE_(a, b) a##b
+#define MMK_PASTE(a, b) MMK_PASTE_(a, b)
+#define MMK_CODE MMK_PASTE(MMK_CODE_, MMK_ISA)
+#define MMK_AVX2 (MMK_CODE == MMK_CODE_avx2)
+#define MMK_AVX512 (MMK_CODE == MMK_CODE_avx512)
+
+#if MMK_AVX2 || MMK_AVX512
+#include <immintrin.h>
+#endif
+
+MMK_NAMESPACE_BEGIN
+
+#if MMK_AVX512
+constexpr int kLanes = 16;
+constexpr int kTileRows = 8, kTileVectors = 2;  // accumulators of the micro-kernel: 16 of 32 registers
+#elif MMK_AVX2
+constexpr int kLanes = 8;
+constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16 registers
+#elif MMK_CODE == MMK_CODE_vec16
+constexpr int kLanes = 16;
+constexpr int kTileRows = 4, kTileVectors = 1;
+#else
+constexpr int kLanes = 4;
+constexpr int kTileRows = 4, kTileVectors = 2;
+#endif
+
+typedef float Float __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Int __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Word __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
+typedef uint8_t Byte __attribute__((vector_size(kLanes)));
+typedef uint64_t WideWord __attribute__((vector_size(kLanes * 8)));
+typedef Float FloatUnaligned __attribute__((aligned(4), may_alias));
+typedef Int IntUnaligned __attribute__((aligned(4), may_alias));
+typedef Half HalfUnaligned __attribute__((aligned(2), may_alias));
+typedef Byte ByteUnaligned __attribute__((aligned(1), may_alias));
+
+// ---- load, store, broadcast ----
+
+inline Float load(const float* p) { return *reinterpret_cast<const FloatUnaligned*>(p); }
+inline Int load(const int32_t* p) { return *reinterpret_cast<const IntUnaligned*>(p); }
+inline Int load_bytes(const uint8_t* p) {
+  return __builtin_convertvector(*reinterpret_cast<const ByteUnaligned*>(p), Int);
+}
+inline void store(float* p, Float v) { *reinterpret_cast<FloatUnaligned*>(p) = v; }
+inline void store(int32_t* p, Int v) { *reinterpret_cast<IntUnaligned*>(p) = v; }
+
+inline Float splat(float x) {
+#if MMK_AVX512
+  return (Float)_mm512_set1_ps(x);
+#elif MMK_AVX2
+  return (Float)_mm256_set1_ps(x);
+#else
+  Float v;
+  for (int i = 0; i < kLanes; ++i) v[i] = x;
+  return v;
+#endif
+}
+inline Int splat(int32_t x) {
+  Int v;
+  for (int i = 0; i < kLanes; ++i) v[i] = x;
+  return v;
+}
+inline Word splat(uint32_t x) { return (Word)splat(static_cast<int32_t>(x)); }
+
+// ---- arithmetic ----
+
+inline Float multiply_add(Float a, Float b, Float c) {
+#if MMK_AVX512
+  return (Float)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif MMK_AVX2
+  return (Float)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+inline Float select(Int condition, Float yes, Float no) {
+  return (Float)(((Int)yes & condition) | ((Int)no & ~condition));
+}
+inline Int select(Int condition, Int yes, Int no) { return (yes & condition) | (no & ~condition); }
+inline Float maximum(Float a, Float b) {
+#if MMK_AVX512
+  return (Float)_mm512_max_ps((__m512)a, (__m512)b);
+#elif MMK_AVX2
+  return (Float)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return select(a > b, a, b);
+#endif
+}
+inline bool any(Int condition) {
+#if MMK_AVX512
+  return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0;
+#elif MMK_AVX2
+  return !_mm256_testz_si256((__m256i)condition, (__m256i)condition);
+#else
+  int32_t result = 0;
+  for (int i = 0; i < kLanes; ++i) result |= condition[i];
+  return result != 0;
+#endif
+}
+inline Int not_finite(Float x) { return ((Int)x & 0x7f800000) == 0x7f800000; }
+
+/// 32 x 32 -> 64 bit product of every lane with one word, for Philox.
+inline void multiply_wide(Word a, uint32_t b, Word& high, Word& low) {
+#if MMK_AVX512
+  const __m512i m = _mm512_set1_epi32(static_cast<int>(b));
+  const __m512i even = _mm512_mul_epu32((__m512i)a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), m);
+  high = (Word)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+  low = (Word)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+#elif MMK_AVX2
+  const __m256i m = _mm256_set1_epi32(static_cast<int>(b));
+  const __m256i even = _mm256_mul_epu32((__m256i)a, m), odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), m);
+  high = (Word)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  low = (Word)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+#else
+  const WideWord product = __builtin_convertvector(a, WideWord) * static_cast<uint64_t>(b);
+  high = __builtin_convertvector(product >> 32, Word);
+  low = __builtin_convertvector(product, Word);
+#endif
+}
+
+// ---- exponential and tanh ----
+
+/// e^x within 1 ulp; exactly 1 at 0, exactly 0 below -87.3 (so -inf gives 0), NaN kept. x above 88 saturates.
+inline Float exponential(Float x) {
+  const Int vanishes = x < splat(-87.3f);
+  x = select(x > splat(88.0f), splat(88.0f), select(vanishes, splat(-87.3f), x));
+  const Float magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
+  const Float shifted = multiply_add(x, splat(1.44269504f), magic);
+  const Float n = shifted - magic;
+  // Cody-Waite: n * ln 2 in two parts, the first exact in few bits
+  Float r = multiply_add(n, splat(-0.693359375f), x);
+  r = multiply_add(n, splat(2.12194440e-4f), r);
+  Float p = splat(1.9875691500e-4f);
+  p = multiply_add(p, r, splat(1.3981999507e-3f));
+  p = multiply_add(p, r, splat(8.3334519073e-3f));
+  p = multiply_add(p, r, splat(4.1665795894e-2f));
+  p = multiply_add(p, r, splat(1.6666665459e-1f));
+  p = multiply_add(p, r, splat(5.0000001201e-1f));
+  p = multiply_add(p, r * r, r + splat(1.0f));
+  const Float power = (Float)(((Int)shifted - 0x4B400000 + 127) << 23);
+  return select(vanishes, splat(0.0f), p * power);  // a product, not an integer add: NaN stays NaN
+}
+
+inline Float hyperbolic_tangent(Float x) {
+  const Float magnitude = (Float)((Int)x & 0x7fffffff);
+  // near 0 the quotient below cancels: odd polynomial (Cephes tanhf)
+  const Float s = x * x;
+  Float p = splat(-5.70498872745e-3f);
+  p = multiply_add(p, s, splat(2.06390887954e-2f));
+  p = multiply_add(p, s, splat(-5.37397155531e-2f));
+  p = multiply_add(p, s, splat(1.33314422036e-1f));
+  p = multiply_add(p, s, splat(-3.33332819422e-1f));
+  const Float small = multiply_add(p * s, x, x);
+  const Float e = exponential(magnitude + magnitude);
+  const Float large = splat(1.0f) - splat(2.0f) / (e + splat(1.0f));
+  const Float signed_large = (Float)((Int)large | ((Int)x & static_cast<int32_t>(0x80000000)));
+  return select(magnitude < splat(0.625f), small, signed_large);
+}
+
+template <>
+struct LaneOps<Float> {
+  static Float splat(float x) { return MMK_ISA::splat(x); }
+  static Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
+  static Float exponential(Float x) { return MMK_ISA::exponential(x); }
+  static Float zero_where_minus_infinity(Float x) {
+    return select((Int)(x == MMK_ISA::splat(-INFINITY)), MMK_ISA::splat(0.0f), x);
+  }
+};
+
+// ---- half precision ----
+
+inline Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
+
+inline Half narrow_bfloat16(Float x) {
+  const Word bits = (Word)x;
+  const Word rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Word quiet = (bits >> 16) | 0x40;
+  return __builtin_convertvector((Word)select(x != x, (Int)quiet, (Int)rounded), Half);
+}
+
+inline Float widen_float16(Half h) {
+#if MMK_AVX512
+  return (Float)_mm512_cvtph_ps((__m256i)h);
+#elif MMK_AVX2
+  return (Float)_mm256_cvtph_ps((__m128i)h);
+#else
+  const Word bits = __builtin_convertvector(h, Word);
+  const Word sign = (bits & 0x8000) << 16, magnitude = (bits & 0x7fff) << 13;
+  // a subnormal becomes normal by adding and subtracting 2^-14 (no denormal operand: those may be flushed to zero)
+  const Word normal = magnitude + (112u << 23), special = magnitude | 0x7f800000u;
+  const Float subnormal = (Float)(magnitude + (113u << 23)) - splat(6.103515625e-05f);
+  Int result = select((Int)(magnitude < (1u << 23)), (Int)subnormal, (Int)normal);
+  result = select((Int)(magnitude >= (31u << 23)), (Int)special, result);
+  return (Float)(result | (Int)sign);
+#endif
+}
+
+inline Half narrow_float16(Float x) {
+#if MMK_AVX512
+  return (Half)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#elif MMK_AVX2
+  return (Half)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  const Word bits = (Word)x, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  const Word normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Word subnormal = (Word)((Float)magnitude + splat(0.5f)) - 0x3f000000u;  // rounds to multiples of 2^-24
+  Int result = select((Int)(magnitude < (113u << 23)), (Int)subnormal, (Int)normal);
+  result = select((Int)(magnitude >= (143u << 23)), splat(0x7c00), result);
+  result = select((Int)(magnitude > (255u << 23)), splat(0x7e00), result);
+  return __builtin_convertvector((Word)result | sign, Half);
+#endif
+}
+
+// ---- transpose ----
+
+inline Float interleave_low(Float a, Float b);
+inline Float interleave_high(Float a, Float b);
+#if defined(__clang__)
+#define MMK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MMK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Int){__VA_ARGS__})
+#endif
+#if MMK_AVX512 || MMK_CODE == MMK_CODE_vec16
+inline Float interleave_low(Float a, Float b) {
+  return MMK_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Float interleave_high(Float a, Float b) {
+  return MMK_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif MMK_AVX2
+inline Float interleave_low(Float a, Float b) { return MMK_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#else
+inline Float interleave_low(Float a, Float b) { return MMK_SHUFFLE(a, b, 0, 4, 1, 5); }
+inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 2, 6, 3, 7); }
+#endif
+
+/// Transposes kLanes x kLanes floats: log2(kLanes) perfect shuffles of the rows.
+inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  Float row[kLanes], next[kLanes];
+  for (int i = 0; i < kLanes; ++i) row[i] = load(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int stage = 1; stage < kLanes; stage *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave_low(row[i], row[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_high(row[i], row[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) row[i] = next[i];
+  }
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, row[i]);
+}
+
+MMK_NAMESPACE_END
