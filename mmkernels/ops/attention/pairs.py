@@ -6,38 +6,14 @@ on the host. That costs time and memory for pairs across sequences: this is the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from mmkernels.bias import BIAS_DECOMPOSED, BIAS_NONE, BIAS_RELATIVE, decomposed_to_dense
 from mmkernels.mask_call import values_may_be_read
+from mmkernels.ops.attention.lowered import Lowered
 from mmkernels.philox import dropout_keep, dropout_keep_varlen
 from mmkernels.precision import accumulate_dtype
-
-
-class Lowered(NamedTuple):
-    """The lowered call of docs/architecture.md, without `backend`."""
-
-    query: Tensor
-    keys: list[Tensor]
-    values: list[Tensor]
-    start: Tensor | None
-    stop: Tensor | None
-    visible: Tensor | None
-    interval_exact: Tensor | None
-    bias: list[Tensor]
-    bias_kind: int
-    relative_zero: int
-    seed: Tensor | None
-    cu_seqlens_q: Tensor | None
-    cu_seqlens_k: Tensor | None
-    scale: float
-    softcap: float
-    dropout_p: float
-    unmask_empty_rows: bool
-    offsets: list[int]
 
 
 class Pairs:

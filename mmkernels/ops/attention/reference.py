@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mmkernels.layout import dense_strides_like, empty_gradient, empty_like_query
-from mmkernels.ops.attention.pairs import Lowered, Pairs, all_finite
+from mmkernels.ops.attention.lowered import Lowered
+from mmkernels.ops.attention.pairs import Pairs, all_finite
 
 INF = float("inf")
 
@@ -28,42 +29,39 @@ def why_not(problem: Any) -> list[str]:
     return []
 
 
-def forward(*lowered: Any) -> tuple[Tensor, Tensor]:
-    """The lowered call of docs/architecture.md (without `backend`) to (out, lse).
+def forward(call: Lowered, with_lse: bool = True) -> tuple[Tensor, Tensor | None]:
+    """The lowered call to (out, lse).
 
     Returns:
         out like the query, (B, Hq, Lq, Dv) or varlen (T, Hq, Dv), dense in the query's order of axes;
-        lse (B, Hq, Lq) or varlen (Hq, T), fp32, fp64 for fp64 inputs.
+        lse (B, Hq, Lq) or varlen (Hq, T), fp32, fp64 for fp64 inputs; None where it is not wanted.
     """
-    call = Lowered(*lowered)
     with torch.no_grad(), _without_autocast(call.query):
-        out, lse = _attend(call, differentiable=False, need_lse=True)
+        out, lse = _attend(call, differentiable=False, with_lse=with_lse)
         result = empty_like_query(call.query, out.shape[-1])
-        return result.copy_(out) if result.dtype != out.dtype or result.stride() != out.stride() else out, lse
+        same = result.dtype == out.dtype and result.stride() == out.stride()
+        return out if same else result.copy_(out), lse
 
 
-def differentiable_forward(*lowered: Any, need_lse: bool = True) -> tuple[Tensor, Tensor | None]:
-    """`forward` for torch to differentiate: any order, forward mode, torch.func.grad, jvp and vmap.
+def differentiable_forward(*lowered: Any, with_lse: bool = True) -> tuple[Tensor, Tensor | None]:
+    """`forward` (of the unpacked call) for torch to differentiate: any order, forward mode, torch.func.
 
     A NaN in an operand stays where `forward` would leave it, in the gradients too. A NaN in the output's gradient is
     not confined to its row here, as it is in `backward`.
 
     Args:
-        need_lse: False leaves lse out (None), and its cost.
+        with_lse: False leaves lse out (None), and its cost.
     """
     call = Lowered(*lowered)
     with _without_autocast(call.query):
-        out, lse = _attend(call, differentiable=True, need_lse=need_lse)
-        out = out.to(call.query.dtype)
-        if not torch.compiler.is_compiling() and out.dim() == call.query.dim():
-            out = _in_order_of(call.query, out)
-        return out, lse
+        out, lse = _attend(call, differentiable=True, with_lse=with_lse)
+        return _in_order_of(call.query, out.to(call.query.dtype)), lse
 
 
 def backward(
-    grad_out: Tensor, grad_lse: Tensor | None, *lowered_out_lse_needs: Any
+    grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients of `forward`; the arguments go on with the lowered call, then out, lse, needs.
+    """Gradients of `forward`, from its results and their gradients.
 
     Args:
         needs: whether the gradients of [query, keys, values, bias] are wanted.
@@ -72,8 +70,6 @@ def backward(
         (grad_query, grad_keys, grad_values, grad_bias), in their tensors' shapes and dtypes; what is not needed is a
         tensor of shape (0,) or an empty list.
     """
-    *lowered, out, lse, needs = lowered_out_lse_needs
-    call = Lowered(*lowered)
     with torch.no_grad(), _without_autocast(call.query):
         return _gradients(grad_out, grad_lse, call, out, lse, needs)
 
@@ -117,14 +113,14 @@ def _in_order_of(query: Tensor, out: Tensor) -> Tensor:
     return out.permute(order).contiguous().permute(back)
 
 
-def _attend(call: Lowered, differentiable: bool, need_lse: bool) -> tuple[Tensor, Tensor | None]:
+def _attend(call: Lowered, differentiable: bool, with_lse: bool) -> tuple[Tensor, Tensor | None]:
     pairs = Pairs(call)
     query = pairs.grouped(pairs.padded(call.query).to(pairs.dtype))
     key, value = pairs.joined(call.keys), pairs.joined(call.values)
     bias = pairs.bias()
     visible = pairs.visible(bias)
     isolating = None if visible is None or all_finite(query, key, value) else _expanded(visible, pairs)
-    logits = _raw_logits(query, key, call.scale, isolating if differentiable else None).view(pairs.shape)
+    logits = _raw_logits(query, key, call.scale, isolating if differentiable else None).reshape(pairs.shape)
     if call.softcap != 0.0:
         logits = call.softcap * torch.tanh(logits / call.softcap)
     if bias is not None:
@@ -132,7 +128,7 @@ def _attend(call: Lowered, differentiable: bool, need_lse: bool) -> tuple[Tensor
     if pairs.k_len == 0:
         out, lse = pairs.grouped(logits) @ value, logits.sum(-1) - INF
     elif visible is None:
-        weights, lse = _softmax(logits, need_lse)
+        weights, lse = _softmax(logits, differentiable, with_lse)
     else:
         weights, lse = _masked_softmax(torch.where(visible, logits, -INF))
     if pairs.k_len > 0:
@@ -140,7 +136,7 @@ def _attend(call: Lowered, differentiable: bool, need_lse: bool) -> tuple[Tensor
         if kept is not None:
             weights = weights * kept
         out = isolated_matmul(pairs.grouped(weights), value, isolating)
-    out = out.view(*pairs.shape[:3], value.shape[-1])
+    out = out.reshape(*pairs.shape[:3], value.shape[-1])
     if visible is None and lse is not None and pairs.k_len > 0:
         out = torch.where((lse == -INF)[..., None], 0.0, out)
     if lse is not None:
@@ -163,11 +159,15 @@ def _raw_logits(query: Tensor, key: Tensor, scale: float, isolating: Tensor | No
     return clean + torch.where(bad & isolating, true - clean.detach(), 0.0)
 
 
-def _softmax(logits: Tensor, need_lse: bool) -> tuple[Tensor, Tensor | None]:
+def _softmax(logits: Tensor, differentiable: bool, with_lse: bool) -> tuple[Tensor, Tensor | None]:
     weights = torch.softmax(logits, dim=-1)
-    if not need_lse:
+    if not with_lse:
         return weights, None
-    return weights, torch.logsumexp(logits, dim=-1)
+    if differentiable:
+        return weights, torch.logsumexp(logits, dim=-1)
+    # The largest weight is 1 / sum(exp(logits - max)): two reads instead of a second exponential.
+    row_max = logits.amax(-1)
+    return weights, torch.where(row_max == -INF, -INF, row_max - weights.amax(-1).log())
 
 
 def _masked_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ def _gradients(
     isolating = None if active is None or all_finite(query, key, d_out) else _expanded(active, pairs)
     grouped_d_out = pairs.grouped(d_out)
 
-    capped = logits = _raw_logits(query, key, call.scale, None).view(pairs.shape)
+    capped = logits = _raw_logits(query, key, call.scale, None).reshape(pairs.shape)
     if call.softcap != 0.0:
         capped = torch.tanh(logits / call.softcap)
         logits = call.softcap * capped
@@ -215,7 +215,7 @@ def _gradients(
     if not (needs_query or needs_keys or needs_bias):
         return call.query.new_empty(0), [], grad_values, []
 
-    d_logits = (grouped_d_out @ value.transpose(-2, -1)).view(pairs.shape)
+    d_logits = (grouped_d_out @ value.transpose(-2, -1)).reshape(pairs.shape)
     if kept is not None:
         d_logits = d_logits.mul_(kept)
     row = (d_out * pairs.padded(out).to(pairs.dtype)).sum(-1, keepdim=True)
@@ -233,7 +233,7 @@ def _gradients(
     grad_query, grad_keys = call.query.new_empty(0), []
     if needs_query:
         d_query = isolated_matmul(d_logits, key, isolating) * call.scale
-        grad_query = _shaped(pairs.packed(d_query.view(*pairs.shape[:3], -1)), call.query)
+        grad_query = _shaped(pairs.packed(d_query.reshape(*pairs.shape[:3], -1)), call.query)
     if needs_keys:
         d_key = _transposed_matmul(d_logits, query, isolating) * call.scale
         grad_keys = _cut(d_key, call.keys, pairs)
