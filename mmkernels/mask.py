@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +11,26 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mmkernels import mask_parts
-from mmkernels.mask_call import Bound, Call, Span, Spans, VarlenCall, values_may_be_read
-from mmkernels.mask_parts import PART_TYPES, Part, intersection
+from mmkernels.mask_call import Part, values_may_be_read
+from mmkernels.mask_dense import Dense
+from mmkernels.mask_resolve import ResolvedMask, resolve, resolve_varlen
 
 __all__ = ["Mask", "ResolvedMask", "resolve", "resolve_varlen", "values_may_be_read"]
 
+PART_TYPES: dict[str, Any] = {
+    part.__name__: part
+    for part in (
+        mask_parts.Window,
+        mask_parts.KeyLengths,
+        mask_parts.Packed,
+        mask_parts.Prefix,
+        mask_parts.Media,
+        mask_parts.Intervals,
+        Dense,
+        mask_parts.Segments,
+    )
+}
 FAR = 2**30  # beyond every key index, and still an int32 after adding a query index
-CACHE_SIZE = 64
 
 
 def _check_align(align: str) -> str:
@@ -56,16 +68,16 @@ class Mask:
     leaves of the mask as a pytree; nothing is read from them on the host, except by `Mask.dense` in eager CPU mode.
     """
 
-    __slots__ = ("_value_key", "empty_rows", "parts")
+    __slots__ = ("empty_rows", "parts", "value_key")
 
     def __init__(self, parts: tuple[Part, ...], empty_rows: str | None = None) -> None:
         self.parts = parts
         self.empty_rows = empty_rows
+        # Names what the mask says in every call of the same shape, if it has no tensors: then it is a chain of windows.
         key: str | None = empty_rows or ""
         for part in parts:
-            # Only windows are the same in every call of the same shape.
             key = None if key is None or not isinstance(part, mask_parts.Window) else f"{key};{part.key}"
-        self._value_key = key
+        self.value_key = key
 
     @classmethod
     def causal(cls, align: str = "top_left", *, empty_rows: str | None = None) -> Mask:
@@ -181,9 +193,9 @@ class Mask:
             start = torch.full((), start, dtype=torch.int32, device=stop.device)
         elif isinstance(stop, int) and isinstance(start, Tensor):
             stop = torch.full((), stop, dtype=torch.int32, device=start.device)
-        _check_integers("start", start, (0, 1, 2, 3, 4))
-        _check_integers("stop", stop, (0, 1, 2, 3, 4))
-        return cls((mask_parts.Intervals(start, stop),), _merge_empty_rows([empty_rows]))
+        first = _check_integers("start", start, (0, 1, 2, 3, 4))
+        last = _check_integers("stop", stop, (0, 1, 2, 3, 4))
+        return cls((mask_parts.Intervals(first, last),), _merge_empty_rows([empty_rows]))
 
     @classmethod
     def dense(cls, visible: Tensor, *, empty_rows: str | None = None) -> Mask:
@@ -201,7 +213,7 @@ class Mask:
             raise TypeError(f"mask must be a bool tensor, got dtype {visible.dtype} (a float mask goes to bias=)")
         if visible.dim() > 4:
             raise ValueError(f"mask has shape {tuple(visible.shape)}, expected at most the 4 axes (B, Hq, Lq, Lk)")
-        part = mask_parts.Dense(visible[(None,) * (4 - visible.dim())])
+        part = Dense(visible[(None,) * (4 - visible.dim())])
         return cls((part,), _merge_empty_rows([empty_rows]))
 
     @classmethod
@@ -252,7 +264,7 @@ class Mask:
             k_len: the key length, or a list with each segment's.
             device: where to build it, the mask's own by default.
         """
-        lengths = list(k_len) if isinstance(k_len, (list, tuple)) else [k_len]
+        lengths = [k_len] if isinstance(k_len, (int, torch.SymInt)) else list(k_len)
         where = torch.device(device) if device is not None else self.device or torch.device("cpu")
         found = resolve(self, batch=batch, heads=heads, q_len=q_len, k_lens=lengths, device=where)
         visible = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=where)
@@ -273,111 +285,11 @@ class Mask:
         return f"Mask({' & '.join(map(repr, self.parts))}{ending})"
 
 
-@dataclass(frozen=True)
-class ResolvedMask:
-    """A mask as plain tensors, in the form of docs/architecture.md.
-
-    Attributes:
-        start, stop: int32 (S, B or 1, Hq or 1, Lq or 1), local to each segment; varlen (1, 1, Hq or 1, T or 1),
-            local to the row's sequence; None when intervals say nothing.
-        visible: bool broadcastable to (B, Hq, Lq, Lk); varlen (N, Hq, max_seqlen_q, max_seqlen_k).
-        interval_exact: bool scalar tensor; true says that the intervals alone are the mask.
-        unmask_empty_rows: whether a row that sees nothing sees every key of its sequence.
-    """
-
-    start: Tensor | None = None
-    stop: Tensor | None = None
-    visible: Tensor | None = None
-    interval_exact: Tensor | None = None
-    unmask_empty_rows: bool = False
-
-
-_NO_MASK = ResolvedMask()
-_cache: dict[Any, ResolvedMask] = {}
-
-
-def _check_device(mask: Mask, device: torch.device) -> None:
-    for part in mask.parts:
-        for tensor in part.tensors():
-            if tensor.device != device:
-                raise ValueError(f"mask is on {tensor.device}, but query is on {device}; use mask.to(query.device)")
-
-
-def _stack(bounds: list[Bound], device: torch.device) -> Tensor:
-    tensors = [
-        bound if isinstance(bound, Tensor) else torch.full((1, 1, 1), bound, dtype=torch.int32, device=device)
-        for bound in bounds
-    ]
-    tensors = [bound if bound.dtype == torch.int32 else bound.to(torch.int32) for bound in tensors]
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(torch.broadcast_tensors(*tensors))
-
-
-def _finish(answer: Spans, mask: Mask, device: torch.device) -> ResolvedMask:
-    start = stop = None
-    if answer.spans:
-        spans: list[Span] = answer.spans
-        start, stop = _stack([span[0] for span in spans], device), _stack([span[1] for span in spans], device)
-    return ResolvedMask(start, stop, answer.visible, answer.exact, mask.empty_rows == "unmask")
-
-
-def _may_cache(device: torch.device) -> bool:
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    # A captured graph would go on reading a tensor that the cache may drop, or that belongs to the graph's pool.
-    return device.type == "cpu" or not (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-
-
-def resolve(
-    mask: Mask | None, *, batch: int, heads: int, q_len: int, k_lens: Sequence[int], device: torch.device
-) -> ResolvedMask:
-    """What the mask says in a call with these shapes. No value is read on the host, but see `Mask.dense`.
-
-    Raises:
-        ValueError: a part does not fit the shapes, or is on another device.
-    """
-    if mask is None:
-        return _NO_MASK
-    key = None
-    if mask._value_key is not None and _may_cache(device):
-        key = (mask._value_key, q_len, *k_lens, device)
-        found = _cache.get(key)
-        if found is not None:
-            return found
-    _check_device(mask, device)
-    call = Call(batch, heads, q_len, list(k_lens), device)
-    if key is None:
-        return _finish(intersection(mask.parts, call), mask, device)
-    # Outside of inference mode, so that a later call can save the tensors for its backward.
-    with torch.inference_mode(False):
-        found = _finish(intersection(mask.parts, call), mask, device)
-    if len(_cache) >= CACHE_SIZE:
-        _cache.pop(next(iter(_cache)), None)
-    _cache[key] = found
-    return found
-
-
-def resolve_varlen(
-    mask: Mask | None,
-    *,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    total_q: int,
-    heads: int,
-    max_q: int,
-    max_k: int,
-    device: torch.device,
-) -> ResolvedMask:
-    """What the mask says to packed sequences; it means each of them by itself, in local indices."""
-    if mask is None:
-        return _NO_MASK
-    _check_device(mask, device)
-    call = VarlenCall(cu_seqlens_q, cu_seqlens_k, total_q, heads, max_q, max_k, device)
-    return _finish(intersection(mask.parts, call), mask, device)
-
-
 def _flatten(mask: Mask) -> tuple[list[Any], Any]:
     children = [[getattr(part, name) for name in part.tensor_fields] for part in mask.parts]
-    static = tuple((type(part).__name__, tuple(getattr(part, name) for name in part.static_fields)) for part in mask.parts)
+    static = tuple(
+        (type(part).__name__, tuple(getattr(part, name) for name in part.static_fields)) for part in mask.parts
+    )
     return children, (mask.empty_rows, static)
 
 

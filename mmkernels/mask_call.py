@@ -9,12 +9,12 @@ sequences, all T tokens: then B = 1 and every index is local to the row's own se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-Bound = Union[int, Tensor]
+Bound = int | Tensor
 Span = tuple[Bound, Bound]
 INT32 = (-(2**31), 2**31 - 1)
 
@@ -41,9 +41,7 @@ class Spans:
     def __and__(self, other: Spans) -> Spans:
         spans = self.spans or other.spans
         if self.spans and other.spans:
-            spans = [
-                (largest(a, c), smallest(b, d)) for (a, b), (c, d) in zip(self.spans, other.spans, strict=True)
-            ]
+            spans = [(largest(a, c), smallest(b, d)) for (a, b), (c, d) in zip(self.spans, other.spans, strict=True)]
         if self.visible is None or other.visible is None:
             dense = other if self.visible is None else self
             return Spans(spans, dense.visible, dense.exact)
@@ -96,7 +94,7 @@ class Call:
         """Spread (B,) over the rows' axes."""
         return values.view(-1, 1, 1)
 
-    def dense_rows(self, values: Tensor) -> Tensor:
+    def dense_rows(self, values: Bound) -> Bound:
         """Spread a value per (B, Hq, Lq) over the rows' axes."""
         return values
 
@@ -154,7 +152,9 @@ class VarlenCall(Call):
     def per_sequence(self, values: Tensor) -> Tensor:
         return values.view(1, 1, 1) if values.numel() == 1 else values[self.sequence].view(1, 1, -1)
 
-    def dense_rows(self, values: Tensor) -> Tensor:
+    def dense_rows(self, values: Bound) -> Bound:
+        if not isinstance(values, Tensor):
+            return values
         sequence = self.sequence if values.shape[0] > 1 else torch.zeros_like(self.sequence)
         row = self.local.clamp(0, values.shape[2] - 1).long() if values.shape[2] > 1 else torch.zeros_like(sequence)
         return values[sequence, :, row].t()[None]
@@ -163,9 +163,41 @@ class VarlenCall(Call):
 def check_broadcast(name: str, tensor: Tensor, target: tuple[int, ...], axes: str) -> None:
     """Raise unless the tensor has these axes, each of this size or 1."""
     if tensor.dim() != len(target) or any(s != 1 and s != t for s, t in zip(tensor.shape, target, strict=True)):
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {axes} = {tuple(target)}, any axis may be 1")
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, expected {axes} = {tuple(target)}, any axis may be 1"
+        )
 
 
 def as_int32(bound: Tensor) -> Tensor:
     """Narrow without wrapping around: what does not fit stays out of every range."""
     return bound if bound.dtype == torch.int32 else bound.clamp(*INT32).to(torch.int32)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Part:
+    """One condition; its tensors are named in tensor_fields, everything else is static."""
+
+    kind: ClassVar[str]
+    tensor_fields: ClassVar[tuple[str, ...]] = ()
+    static_fields: ClassVar[tuple[str, ...]] = ()
+
+    def resolve(self, call: Call) -> Spans:
+        raise NotImplementedError
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the part."""
+        return [value for name in self.tensor_fields if isinstance(value := getattr(self, name), Tensor)]
+
+    def describe(self) -> str:
+        """The part's word in `Mask.kind`."""
+        return self.kind
+
+    def __repr__(self) -> str:
+        values = [f"{name}={_show(getattr(self, name))}" for name in self.tensor_fields + self.static_fields]
+        return f"{self.kind}({', '.join(values)})"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return f"[{', '.join(map(_show, value))}]" if isinstance(value, tuple) else repr(value)

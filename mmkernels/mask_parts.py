@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mmkernels.mask_call import Call, Span, Spans, as_int32, check_broadcast, values_may_be_read
+from mmkernels.mask_call import Bound, Call, Part, Spans, as_int32, check_broadcast
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One condition; its tensors are named in tensor_fields, everything else is static."""
-
-    kind: ClassVar[str]
-    tensor_fields: ClassVar[tuple[str, ...]] = ()
-    static_fields: ClassVar[tuple[str, ...]] = ()
-
-    def resolve(self, call: Call) -> Spans:
-        raise NotImplementedError
-
-    def tensors(self) -> list[Tensor]:
-        """Every tensor of the part."""
-        return [value for name in self.tensor_fields if isinstance(value := getattr(self, name), Tensor)]
-
-    def describe(self) -> str:
-        """The part's word in `Mask.kind`."""
-        return self.kind
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Window(Part):
     """Keys from left before to right after the row's diagonal; None is without limit. Causal is (None, 0)."""
 
@@ -56,7 +36,7 @@ class Window(Part):
         return Spans(call.split(start, stop))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KeyLengths(Part):
     """Keys before a length per sequence; with several entries one per segment, None for all of its keys."""
 
@@ -79,15 +59,17 @@ class KeyLengths(Part):
         spans = []
         for index, lengths in enumerate(self.lengths):
             segment = call.segment(index)
-            spans += segment.split(0, segment.k_len if lengths is None else self._bound(lengths, segment))
+            spans += segment.split(0, self._bound(lengths, segment))
         return Spans(spans)
 
-    def _bound(self, lengths: Tensor, call: Call) -> Tensor:
+    def _bound(self, lengths: Tensor | None, call: Call) -> Bound:
+        if lengths is None:
+            return call.k_len
         check_broadcast("lengths of Mask.key_lengths", lengths, (call.sequences,), "(B,)")
         return call.per_sequence(lengths)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Packed(Part):
     """Keys of the row's own sequence, on one token axis that holds several; causal within the sequence if asked."""
 
@@ -120,7 +102,7 @@ class Packed(Part):
         return Spans(call.split(start, stop, raw=True))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prefix(Part):
     """Causal, or before the prefix's end."""
 
@@ -136,7 +118,7 @@ class Prefix(Part):
         return Spans(call.split(0, torch.maximum(causal, call.per_sequence(self.prefix_lengths))))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Media(Part):
     """Tokens of the media items first to last, both included; -1 is none."""
 
@@ -156,7 +138,7 @@ class Media(Part):
         return Spans(call.split(as_int32(start)[:, None], as_int32(stop)[:, None], raw=True))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Intervals(Part):
     """The intervals themselves."""
 
@@ -180,70 +162,7 @@ class Intervals(Part):
         return Spans([(starts[s], stops[s]) for s in range(target[0])])
 
 
-def hull(visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Smallest interval of the last axis that holds every True, and whether all rows are such intervals."""
-    length = visible.shape[-1]
-    if length == 0:
-        empty = visible.new_zeros(visible.shape[:-1], dtype=torch.int32)
-        return empty, empty, visible.new_ones((), dtype=torch.bool)
-    bits = visible.to(torch.uint8)
-    count = visible.sum(-1)
-    start = torch.where(count > 0, bits.argmax(-1), 0)
-    stop = torch.where(count > 0, length - bits.flip(-1).argmax(-1), 0)
-    return start.to(torch.int32), stop.to(torch.int32), (stop - start == count).all()
-
-
-@dataclass(frozen=True, eq=False)
-class Dense(Part):
-    """A bool tensor, True where visible, recognised as intervals where its values may be read."""
-
-    kind: ClassVar[str] = "dense"
-    tensor_fields: ClassVar[tuple[str, ...]] = ("tensor",)
-    tensor: Tensor
-    known: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def recognise(self, k_lens: tuple[int, ...]) -> tuple[str, list[Span]]:
-        """("full" | "intervals" | "dense", hull per segment), remembered until the tensor is written to."""
-        version = None if self.tensor.is_inference() else self.tensor._version
-        if self.known.get(k_lens, (None, None))[0] != version or k_lens not in self.known:
-            parts = [hull(piece) for piece in self.tensor.split(k_lens, -1)]
-            answer = "intervals" if all(bool(exact) for *_, exact in parts) else "dense"
-            if answer == "intervals" and all(
-                bool(((start == 0) & (stop == length)).all())
-                for (start, stop, _), length in zip(parts, k_lens, strict=True)
-            ):
-                answer = "full"
-            self.known[k_lens] = version, (answer, [(start, stop) for start, stop, _ in parts])
-        return self.known[k_lens][1]
-
-    def describe(self) -> str:
-        if not values_may_be_read(self.tensor):
-            return self.kind
-        return self.recognise((self.tensor.shape[-1],))[0]
-
-    def resolve(self, call: Call) -> Spans:
-        axes = "(sequences, Hq, max_seqlen_q, max_seqlen_k)" if call.varlen else "(B, Hq, Lq, Lk)"
-        check_broadcast("mask", self.tensor, call.dense_shape, axes)
-        if self.tensor.shape[-1] == 1:
-            # Rows that see all or nothing are intervals whatever the values are.
-            row = call.dense_rows(self.tensor[..., 0])
-            return Spans([(0, row * call.segment(s).k_len) for s in range(len(call.k_lens))])
-        if values_may_be_read(self.tensor):
-            answer, spans = self.recognise(tuple(call.k_lens))
-            exact = None
-        else:
-            parts = [hull(piece) for piece in self.tensor.split(list(call.k_lens), -1)]
-            answer, spans = "dense", [(start, stop) for start, stop, _ in parts]
-            exact = torch.stack([exact for *_, exact in parts]).all()
-        if answer == "full":
-            return Spans()
-        spans = [(call.dense_rows(start), call.dense_rows(stop)) for start, stop in spans]
-        if call.varlen:
-            spans = call.split(*spans[0])
-        return Spans(spans) if answer == "intervals" else Spans(spans, self.tensor, exact)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segments(Part):
     """Each key segment's own mask, None for all of its keys."""
 
@@ -259,7 +178,9 @@ class Segments(Part):
 
     def resolve(self, call: Call) -> Spans:
         if len(self.masks) != len(call.k_lens):
-            raise ValueError(f"Mask.segments was given {len(self.masks)} masks, but the call has {len(call.k_lens)} segments")
+            raise ValueError(
+                f"Mask.segments was given {len(self.masks)} masks, but the call has {len(call.k_lens)} segments"
+            )
         answers = []
         for index, mask in enumerate(self.masks):
             answers.append(Spans() if mask is None else intersection(mask.parts, call.segment(index)))
@@ -282,8 +203,9 @@ def _join_visible(answers: list[Spans], call: Call) -> tuple[Tensor, Tensor | No
             pieces.append(answer.visible.expand(-1, -1, -1, length))
     rows = torch.broadcast_shapes(*(piece.shape[:3] for piece in pieces))
     visible = torch.cat([piece.expand(*rows, -1) for piece in pieces], dim=-1)
-    flags = [answer.exact for answer in answers if answer.visible is not None]
-    return visible, None if any(flag is None for flag in flags) else torch.stack(flags).all()
+    dense = [answer for answer in answers if answer.visible is not None]
+    flags = [answer.exact for answer in dense if answer.exact is not None]
+    return visible, torch.stack(flags).all() if len(flags) == len(dense) else None
 
 
 def intersection(parts: tuple[Part, ...], call: Call) -> Spans:
@@ -292,8 +214,3 @@ def intersection(parts: tuple[Part, ...], call: Call) -> Spans:
     for part in parts:
         answer = answer & part.resolve(call)
     return answer
-
-
-PART_TYPES: dict[str, type[Part]] = {
-    cls.__name__: cls for cls in (Window, KeyLengths, Packed, Prefix, Media, Intervals, Dense, Segments)
-}

@@ -28,9 +28,7 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox4x32(
-    counter: Sequence[Tensor | int], key: Sequence[Tensor | int]
-) -> tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int]:
+def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four random words of Philox4x32-10.
 
     Args:
@@ -121,7 +119,5 @@ def dropout_keep_varlen(
     batch = (sequence.long() + b0).view(1, 1, -1, 1) & WORD
     words = philox4x32((key >> 2, query, head, batch), _key(seed))
     lane = key & 3
-    word = torch.where(
-        lane < 2, torch.where(lane == 0, words[0], words[1]), torch.where(lane == 2, words[2], words[3])
-    )
+    word = torch.where(lane < 2, torch.where(lane == 0, words[0], words[1]), torch.where(lane == 2, words[2], words[3]))
     return word >= dropout_threshold(dropout_p)

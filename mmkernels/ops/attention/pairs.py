@@ -24,7 +24,7 @@ class Pairs:
         self.device = call.query.device
         self.dtype = accumulate_dtype(call.query.dtype)
         self.varlen = call.cu_seqlens_q is not None
-        if self.varlen:
+        if call.cu_seqlens_q is not None and call.cu_seqlens_k is not None:
             self.batch, (self.q_len, self.q_heads, _) = 1, call.query.shape
             self.k_heads = call.keys[0].shape[1]
             self.k_lens = [call.keys[0].shape[0]]
@@ -139,10 +139,15 @@ class Pairs:
         key = self.k_local if self.varlen else torch.arange(self.k_len, device=self.device)
         return (key[None, :] - query[:, None] + self.call.relative_zero).clamp(0, max(entries - 1, 0))
 
-    def _spread_index(self, shape: tuple[int, ...]) -> list[Tensor]:
-        places = (self.q_sequence[:, None], self.q_local[:, None], self.k_local[None, :])
-        sizes = (shape[0], shape[2], shape[3])
-        return [place.clamp(0, max(size - 1, 0)) for place, size in zip(places, sizes, strict=True)]
+    def _spread_index(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        def clamped(place: Tensor, size: int) -> Tensor:
+            return place.clamp(0, max(size - 1, 0))
+
+        return (
+            clamped(self.q_sequence[:, None], shape[0]),
+            clamped(self.q_local[:, None], shape[2]),
+            clamped(self.k_local[None, :], shape[3]),
+        )
 
     def _spread(self, local: Tensor) -> Tensor:
         """(N, H, max_q, max_k) in local indices as (1, H, Tq, Tk), any axis but the token axes may stay 1."""

@@ -43,18 +43,18 @@ def forward(call: Lowered, with_lse: bool = True) -> tuple[Tensor, Tensor | None
         return out if same else result.copy_(out), lse
 
 
-def differentiable_forward(*lowered: Any, with_lse: bool = True) -> tuple[Tensor, Tensor | None]:
+def differentiable_forward(*lowered: Any, need_lse: bool = True) -> tuple[Tensor, Tensor | None]:
     """`forward` (of the unpacked call) for torch to differentiate: any order, forward mode, torch.func.
 
     A NaN in an operand stays where `forward` would leave it, in the gradients too. A NaN in the output's gradient is
     not confined to its row here, as it is in `backward`.
 
     Args:
-        with_lse: False leaves lse out (None), and its cost.
+        need_lse: False leaves lse out (None), and its cost.
     """
     call = Lowered(*lowered)
     with _without_autocast(call.query):
-        out, lse = _attend(call, differentiable=True, with_lse=with_lse)
+        out, lse = _attend(call, differentiable=True, with_lse=need_lse)
         return _in_order_of(call.query, out.to(call.query.dtype)), lse
 
 
@@ -125,6 +125,7 @@ def _attend(call: Lowered, differentiable: bool, with_lse: bool) -> tuple[Tensor
         logits = call.softcap * torch.tanh(logits / call.softcap)
     if bias is not None:
         logits = logits + bias
+    lse: Tensor | None
     if pairs.k_len == 0:
         out, lse = pairs.grouped(logits) @ value, logits.sum(-1) - INF
     elif visible is None:
@@ -241,9 +242,7 @@ def _gradients(
 
 
 def _transposed_matmul(weights: Tensor, rows: Tensor, isolating: Tensor | None) -> Tensor:
-    return isolated_matmul(
-        weights.transpose(-2, -1), rows, None if isolating is None else isolating.transpose(-2, -1)
-    )
+    return isolated_matmul(weights.transpose(-2, -1), rows, None if isolating is None else isolating.transpose(-2, -1))
 
 
 def _cut(gradient: Tensor, segments: Sequence[Tensor], pairs: Pairs) -> list[Tensor]:
@@ -251,9 +250,7 @@ def _cut(gradient: Tensor, segments: Sequence[Tensor], pairs: Pairs) -> list[Ten
     if pairs.varlen:
         return [_shaped(pairs.packed(gradient), segments[0])]
     pieces = gradient.split(pairs.k_lens, dim=2)
-    return [
-        _shaped(piece.sum_to_size(segment.shape), segment) for piece, segment in zip(pieces, segments, strict=True)
-    ]
+    return [_shaped(piece.sum_to_size(segment.shape), segment) for piece, segment in zip(pieces, segments, strict=True)]
 
 
 def _shaped(gradient: Tensor, tensor: Tensor) -> Tensor:
