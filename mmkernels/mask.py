@@ -12,24 +12,10 @@ from torch.utils import _pytree as pytree
 
 from mmkernels import mask_parts
 from mmkernels.mask_call import Part, values_may_be_read
-from mmkernels.mask_dense import Dense
 from mmkernels.mask_resolve import ResolvedMask, resolve, resolve_varlen
 
 __all__ = ["Mask", "ResolvedMask", "resolve", "resolve_varlen", "values_may_be_read"]
 
-PART_TYPES: dict[str, Any] = {
-    part.__name__: part
-    for part in (
-        mask_parts.Window,
-        mask_parts.KeyLengths,
-        mask_parts.Packed,
-        mask_parts.Prefix,
-        mask_parts.Media,
-        mask_parts.Intervals,
-        Dense,
-        mask_parts.Segments,
-    )
-}
 FAR = 2**30  # beyond every key index, and still an int32 after adding a query index
 
 
@@ -213,7 +199,7 @@ class Mask:
             raise TypeError(f"mask must be a bool tensor, got dtype {visible.dtype} (a float mask goes to bias=)")
         if visible.dim() > 4:
             raise ValueError(f"mask has shape {tuple(visible.shape)}, expected at most the 4 axes (B, Hq, Lq, Lk)")
-        part = Dense(visible[(None,) * (4 - visible.dim())])
+        part = mask_parts.Dense(visible[(None,) * (4 - visible.dim())])
         return cls((part,), _merge_empty_rows([empty_rows]))
 
     @classmethod
@@ -236,6 +222,16 @@ class Mask:
     def kind(self) -> str:
         """What the mask is made of, as "window & key_lengths"; a dense part says "full" or "intervals" when it is."""
         return " & ".join(part.describe() for part in self.parts)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a part, or a segment's part, is a bool tensor."""
+        return any(
+            any(mask is not None and mask.has_dense for mask in part.masks)
+            if isinstance(part, mask_parts.Segments)
+            else isinstance(part, mask_parts.Dense)
+            for part in self.parts
+        )
 
     @property
     def device(self) -> torch.device | None:
@@ -297,7 +293,7 @@ def _unflatten(children: Any, context: Any) -> Mask:
     empty_rows, static = context
     parts = []
     for values, (name, options) in zip(children, static, strict=True):
-        cls = PART_TYPES[name]
+        cls = mask_parts.PART_TYPES[name]
         fields = dict(zip(cls.tensor_fields, values, strict=True)) | dict(zip(cls.static_fields, options, strict=True))
         parts.append(cls(**fields))
     return Mask(tuple(parts), empty_rows)

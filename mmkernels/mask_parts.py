@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 from mmkernels.mask_call import Bound, Call, Part, Spans, as_int32, check_broadcast
+from mmkernels.mask_dense import Dense
+
+__all__ = [
+    "PART_TYPES",
+    "Dense",
+    "Intervals",
+    "KeyLengths",
+    "Media",
+    "Packed",
+    "Prefix",
+    "Segments",
+    "Window",
+    "intersection",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,3 +228,8 @@ def intersection(parts: tuple[Part, ...], call: Call) -> Spans:
     for part in parts:
         answer = answer & part.resolve(call)
     return answer
+
+
+PART_TYPES: dict[str, Any] = {
+    part.__name__: part for part in (Window, KeyLengths, Packed, Prefix, Media, Intervals, Dense, Segments)
+}
