@@ -1,0 +1,92 @@
+# A machine with python3 (and its venv module), g++ 11 or newer and make is enough: everything else comes into .venv.
+#
+#   make demo       train and evaluate the reference multimodal model
+#   make test       a sample of every suite, within 15 minutes on 2 cores
+#   make test-all   the rest of what CI runs
+#
+# Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu' \
+        'tests/*.h' 'tests/*.cpp')
+INSTALLED := $(VENV)/installed
+
+.PHONY: help venv build build-test-module demo test test-all test-nightly lint house format sanitize clean
+
+help:
+	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
+	@echo "others:         venv build build-test-module test-nightly lint format sanitize clean"
+
+# ---- environment and build ----
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt setup.py
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(PIP) install -q -c constraints.txt setuptools wheel ninja
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo,test,dev]'
+	touch $@
+
+build: venv
+	$(PY) tools/native.py library
+
+build-test-module: venv
+	$(PY) tools/native.py tests
+
+# ---- run ----
+
+demo: build
+	$(PY) -m mmkernels demo
+
+test: build build-test-module
+	$(PYTEST) -m "not slow and not nightly"
+
+test-all: build build-test-module
+	$(PYTEST) -m "slow and not nightly"
+
+test-nightly: build build-test-module
+	$(PYTEST) -m nightly
+
+# ---- checks ----
+
+lint: venv house
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP)
+
+house: venv
+	$(PY) -m pytest -q -p no:cacheprovider --noconftest tests/build/test_house.py
+
+format: venv
+	$(PY) -m ruff check --fix-only --select I .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+# Only the C++ of this project is instrumented; python, torch and numpy are not. docs/testing.md says what that hides.
+SANITIZED := build/sanitize
+SANITIZED_TESTS ?= tests/core tests/conformance
+RUNTIMES := libasan.so libubsan.so libstdc++.so.6
+
+sanitize: venv
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r mmkernels tests bench tools csrc pyproject.toml $(SANITIZED)
+	rm -f $(SANITIZED)/mmkernels/*.so
+	$(PY) tools/native.py library --sanitize --output $(SANITIZED)/mmkernels/_C.abi3.so
+	$(PY) tools/native.py tests --sanitize
+	cd $(SANITIZED) && MMKERNELS_TEST_MODULE=$(CURDIR)/build/tests-sanitize \
+	  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
+	  LD_PRELOAD="$$(for l in $(RUNTIMES); do printf '%s ' "$$($${CXX:-g++} -print-file-name=$$l)"; done)" \
+	  $(abspath $(PY)) -m pytest -p no:cacheprovider -m "not slow and not nightly" $(PYTEST_ARGS) $(SANITIZED_TESTS)
+
+clean:
+	rm -rf build dist *.egg-info mmkernels/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
