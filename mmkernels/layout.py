@@ -37,7 +37,7 @@ def empty_like_query(query: torch.Tensor, last_dim: int) -> torch.Tensor:
 
 
 def empty_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Uninitialised dense gradient of ``tensor``: its shape and dtype, its order of dimensions."""
+    """Uninitialised dense gradient of query, key or value: its shape and dtype, its order of dimensions."""
     if tensor.is_contiguous():
         return torch.empty_like(tensor)
     strides = dense_strides_like(tensor, tensor.shape) if tensor.dim() else ()

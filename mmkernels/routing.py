@@ -81,3 +81,10 @@ def autocast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if tensor.dtype != dtype and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return tensor.to(dtype)
     return tensor
+
+
+def autocast_operands(
+    dtype: torch.dtype, query: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """``autocast`` of an attention's operands."""
+    return autocast(query, dtype), [autocast(key, dtype) for key in keys], [autocast(value, dtype) for value in values]
