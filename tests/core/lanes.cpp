@@ -1,0 +1,77 @@
+// The table of tests/core/lanes.h; compiled once per instruction set, like the kernels.
+#include "lanes.h"
+
+#include "cpu/gemm.h"
+#include "cpu/simd.h"
+
+// after simd.h: philox4x32 needs to see multiply_wide for vectors
+#include "core/philox.h"
+#include "core/softmax.h"
+
+MMK_NAMESPACE_BEGIN
+namespace {
+
+template <Float (*function)(Float)>
+void map(const float* x, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) store(y + i, function(load(x + i)));
+}
+
+template <Float (*function)(Half)>
+void widen(const uint16_t* x, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    store(y + i, function(*reinterpret_cast<const HalfUnaligned*>(x + i)));
+  }
+}
+
+template <Half (*function)(Float)>
+void narrow(const float* x, uint16_t* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) *reinterpret_cast<HalfUnaligned*>(y + i) = function(load(x + i));
+}
+
+void philox(const uint32_t* counter, uint32_t key0, uint32_t key1, uint32_t* words, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    PhiloxBlock<Word> block;
+    for (int w = 0; w < 4; ++w) memcpy(&block.word[w], counter + w * count + i, sizeof(Word));
+    block = philox4x32(block, key0, key1);
+    for (int w = 0; w < 4; ++w) memcpy(words + w * count + i, &block.word[w], sizeof(Word));
+  }
+}
+
+void merge(const float* max_a, const float* max_b, float* row_max, float* factor_a, float* factor_b, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Merge<Float> m = merge_factors(load(max_a + i), load(max_b + i));
+    store(row_max + i, m.row_max);
+    store(factor_a + i, m.factor_a);
+    store(factor_b + i, m.factor_b);
+  }
+}
+
+void transpose(const float* from, float* to) { transpose_square(from, kLanes, to, kLanes); }
+
+void multiply(int64_t rows, int vectors, const float* a, bool transposed, const float* b, int64_t depth, float* c,
+              const float* factor) {
+  const int64_t columns = static_cast<int64_t>(vectors) * kLanes;
+  if (transposed) {
+    gemm<Start::kRescale, Layout::kTransposed>(rows, vectors, a, rows, b, columns, depth, c, columns, factor);
+  } else {
+    gemm<Start::kRescale, Layout::kRows>(rows, vectors, a, depth, b, columns, depth, c, columns, factor);
+  }
+}
+
+}  // namespace
+
+const LaneFunctions kLaneFunctions = {
+    kLanes,
+    map<exponential>,
+    map<hyperbolic_tangent>,
+    widen<widen_bfloat16>,
+    widen<widen_float16>,
+    narrow<narrow_bfloat16>,
+    narrow<narrow_float16>,
+    philox,
+    merge,
+    transpose,
+    multiply,
+};
+
+MMK_NAMESPACE_END

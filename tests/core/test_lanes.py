@@ -1,0 +1,109 @@
+"""csrc/cpu/simd.h and gemm.h on every instruction set this processor runs, against numpy in fp64 or exact bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+ALL_HALVES = np.arange(2**16, dtype=np.uint16)
+
+
+def ulps(found: np.ndarray, exact: np.ndarray) -> float:
+    """Largest distance in units of the last place of the fp32 number nearest to `exact`."""
+    return float(np.max(np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)))
+
+
+def every_float(first: float, last: float, step: int = 1) -> np.ndarray:
+    """Each `step`-th float32 between two numbers of one sign."""
+    bits = np.sort(np.array([first, last], np.float32).view(np.uint32))
+    return np.arange(bits[0], bits[1] + 1, step, dtype=np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("step", [997, pytest.param(7, marks=pytest.mark.slow)])
+def test_exponential(lanes, step):
+    for x in (every_float(-87.3, -1e-9, step), every_float(1e-9, 88.0, step)):
+        assert ulps(lanes.exponential(x).astype(np.float64), np.exp(x.astype(np.float64))) <= 1.3
+
+
+def test_exponential_at_its_edges(lanes):
+    x = np.array([0.0, -0.0, -np.inf, -1e38, -87.4, np.nan, 88.0, np.inf], np.float32)
+    y = lanes.exponential(x)
+    assert (y[:2] == 1).all()
+    assert (y[2:5] == 0).all()
+    assert np.isnan(y[5])
+    assert y[7] == y[6] and np.isfinite(y[6])
+
+
+@pytest.mark.parametrize("step", [997, pytest.param(7, marks=pytest.mark.slow)])
+def test_tanh(lanes, step):
+    for sign in (1, -1):
+        x = sign * every_float(1e-9, 20.0, step)
+        y = lanes.hyperbolic_tangent(x)
+        assert ulps(y.astype(np.float64), np.tanh(x.astype(np.float64))) <= 1.5
+        assert (np.abs(y) <= 1).all()
+    edges = lanes.hyperbolic_tangent(np.array([0.0, np.inf, -np.inf, np.nan, 1e38], np.float32))
+    assert edges[0] == 0 and edges[1] == 1 and edges[2] == -1 and np.isnan(edges[3]) and edges[4] == 1
+
+
+def test_every_half_widens_exactly(lanes):
+    for widen, dtype in ((lanes.widen_bfloat16, torch.bfloat16), (lanes.widen_float16, torch.float16)):
+        exact = torch.from_numpy(ALL_HALVES.view(np.int16)).view(dtype).float().numpy()
+        np.testing.assert_array_equal(widen(ALL_HALVES), exact)  # NaN equals NaN here
+        assert (np.signbit(widen(ALL_HALVES)) == np.signbit(exact))[~np.isnan(exact)].all()
+
+
+def hard_to_narrow(dtype: torch.dtype) -> np.ndarray:
+    """Every half, the points half-way between neighbours, their own fp32 neighbours, and random bit patterns."""
+    halves = torch.from_numpy(ALL_HALVES.view(np.int16)).view(dtype).float().numpy()
+    finite = np.sort(halves[np.isfinite(halves)]).astype(np.float64)
+    between = ((finite[1:] + finite[:-1]) / 2).astype(np.float32)
+    with np.errstate(over="ignore"):
+        close = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
+    patterns = np.random.default_rng(0).integers(0, 2**32, 2**18, dtype=np.uint32).view(np.float32)
+    return np.concatenate([halves, between, *close, patterns])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrowing_rounds_to_nearest_even(lanes, dtype):
+    x = hard_to_narrow(dtype)
+    found = (lanes.narrow_bfloat16 if dtype == torch.bfloat16 else lanes.narrow_float16)(x)
+    exact = torch.from_numpy(x).to(dtype)
+    nan = exact.isnan().numpy()
+    assert torch.from_numpy(found.view(np.int16)).view(dtype).isnan().numpy()[nan].all()
+    np.testing.assert_array_equal(found[~nan], exact.view(torch.int16).numpy().view(np.uint16)[~nan])
+
+
+def test_transpose(lanes):
+    x = np.arange(lanes.lanes**2, dtype=np.float32).reshape(lanes.lanes, lanes.lanes)
+    np.testing.assert_array_equal(lanes.transpose(x), x.T)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("vectors", [1, 2, 3])
+@pytest.mark.parametrize("depth", [0, 1, 37])
+def test_gemm(lanes, transposed, vectors, depth):
+    rng = np.random.default_rng(depth)
+    rows, columns = 19, vectors * lanes.lanes
+    a = rng.standard_normal((rows, depth), dtype=np.float32)
+    b = rng.standard_normal((depth, columns), dtype=np.float32)
+    c = rng.standard_normal((rows, columns), dtype=np.float32)
+    factor = rng.standard_normal(columns, dtype=np.float32)
+    whole = lanes.gemm(a.T if transposed else a, transposed, b, c, factor)
+    exact = c.astype(np.float64) * factor + a.astype(np.float64) @ b
+    terms = np.abs(c * factor) + np.abs(a) @ np.abs(b)
+    assert (np.abs(whole - exact) <= 2**-23 * (depth + 2) * terms).all()
+
+    # a row's bits know nothing of the other rows, so not of the register tile they were computed in
+    for first in range(rows):
+        for last in (first + 1, rows):
+            part = np.ascontiguousarray(a[first:last].T) if transposed else a[first:last]
+            np.testing.assert_array_equal(lanes.gemm(part, transposed, b, c[first:last], factor), whole[first:last])
+
+
+def test_the_library_runs_what_the_tests_run(core):
+    from mmkernels import _native
+
+    if not _native.loaded:
+        pytest.skip(f"no native library: {_native.why_not_loaded}")
+    assert set(torch.ops.mmkernels_cpu.isas().split()) == set(core.lanes())
