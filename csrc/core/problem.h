@@ -17,7 +17,7 @@ struct TensorView {
 /// Keys and values that stand at [offset, offset + length) of the concatenated key axis.
 struct Segment {
   TensorView key, value;
-  TensorView grad_key, grad_value;              // data == nullptr: not wanted
+  TensorView grad_key, grad_value;             // data == nullptr: not wanted
   int64_t key_batches = 1, value_batches = 1;  // of the gradients: 1 where the batch was broadcast
   int64_t length = 0, offset = 0;
 };

@@ -3,14 +3,19 @@
 //   s = k q^T; p = exp(s - lse); dp = v do^T; ds = p * (keep * dp - delta),  delta = rowsum(do * out) - dlse
 //
 //   statistics   delta, and the shift and factor that turn logits into probabilities, per row
-//   dq pass      one work item per tile of rows: dq += k^T ds over the keys, in chunks merged in order
-//   dk/dv pass   one work item per block of keys: dk += ds q, dv += p do, over all rows that share the key head, in order
-//   bias pass    (attention_bias_gradient.cpp)
+// and then, where there are (batch, key head) pairs enough for the threads,
+//   whole pass   one work item per pair: dq, dk, dv and dbias together, 5 products a tile
+// else (and for what the whole pass does not own)
+//   query pass   one item per tile of rows: dq; 3 products
+//   key pass     one item per block of keys: dk and dv over all rows that share the head; 4 products
+//   bias pass    one item per piece of the bias (attention_bias_gradient.cpp); 2 products
 //
-// Every sum runs in a fixed order, no atomics; nothing larger than tiles and O(rows) statistics is kept.
+// Every sum is the same chain in the same order either way, no atomics: bits do not depend on the choice, nor on
+// threads. Nothing larger than tiles, O(rows) statistics and (whole pass) dk and dv in fp32 is kept.
 // Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
 
-#include "backward_step.h"
+#include "backward_accumulate.h"
+#include "bias_pass.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "tiles.h"
@@ -40,7 +45,8 @@ void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& 
     row_sum[r] = 0.0f;
   }
   pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
-  for_each_key_block(p, tile, scratch, [&](const Slice& slice, const KeyBlock& block, const Staged& k, const Staged&) {
+  const auto visit = [&](const Slice& slice, const KeyBlock& block) {
+    const Staged& k = scratch.staged_key;
     float* logits = scratch.logits + slice.first;
     gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first,
                                       kRowStride, p.dim_qk, logits, kRowStride);
@@ -55,7 +61,8 @@ void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& 
       store(row_max + slice.first + w, new_max);
       store(row_sum + slice.first + w, sum);
     }
-  });
+  };
+  for_each_block(p, tile, all_keys(p), scratch, visit, [](int, int64_t, int32_t) {});
   for (int r = 0; r < tile.rows; ++r) {
     const int64_t i = row_index(p, tile, r);
     if (!std::isfinite(stats.shift[i]) || std::fabs(stats.shift[i]) <= kLarge) continue;
@@ -85,7 +92,8 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
         for (int lane = 0; lane < kLanes; ++lane) delta += sum[lane];
         const Sequence& s = tile.sequence;
         const int64_t row = s.first_row + tile.query[r];
-        const float lse = p.lse[s.tensor_batch * p.lse_stride[0] + tile.head[r] * p.lse_stride[1] + row * p.lse_stride[2]];
+        const float lse =
+            p.lse[s.tensor_batch * p.lse_stride[0] + tile.head[r] * p.lse_stride[1] + row * p.lse_stride[2]];
         if (p.grad_lse && lse != -INFINITY) {
           delta -= p.grad_lse[s.tensor_batch * p.grad_lse_stride[0] + tile.head[r] * p.grad_lse_stride[1] +
                               row * p.grad_lse_stride[2]];
@@ -100,44 +108,23 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
   });
 }
 
-// ---- dq ----
+void clear(float* p, int64_t floats) { memset(p, 0, static_cast<size_t>(floats) * sizeof(float)); }
 
-/// acc (+)= k^T ds over the keys of one tile, in chunks.
-void accumulate_query(const AttentionProblem& p, RowTile& tile, BackwardScratch& scratch, const Statistics& stats,
-                      float* total, float* chunk) {
-  load_rows(p, tile, scratch, stats);
-  int32_t current = -1;  // chunk under way
-  int segment = -1;
-  const auto flush = [&] {
-    if (current < 0) return;
-    for (int64_t d = 0; d < p.dim_qk; ++d) {
-      for (int r = 0; r < tile.padded; r += kLanes) {
-        float* to = total + d * kRowStride + r;
-        store(to, load(to) + load(chunk + d * kRowStride + r));
-      }
-    }
-  };
-  for_each_key_block(p, tile, scratch, [&](const Slice& slice, const KeyBlock& block, const Staged& k, const Staged& v) {
-    if (block.segment != segment || block.first / kChunkKeys != current) {
-      flush();
-      segment = block.segment;
-      current = block.first / kChunkKeys;
-      for (int64_t d = 0; d < p.dim_qk; ++d) {
-        for (int r = 0; r < tile.padded; r += kLanes) store(chunk + d * kRowStride + r, splat(0.0f));
-      }
-    }
-    backward_step(p, tile, slice, block, k, v, scratch);
-    const float* ds = scratch.grad_logits + slice.first;
-    if (block.tile_class == TileClass::kPartial && has_non_finite(k.data, k.stride, block.keys, p.dim_qk)) {
-      gemm_isolated(p.dim_qk, slice.vectors, k.data, k.stride, ds, kRowStride, block.visible, kSlice, block.keys,
-                    chunk + slice.first, kRowStride);
-    } else {
-      gemm<Start::kAccumulate, Layout::kTransposed>(p.dim_qk, slice.vectors, k.data, k.stride, ds, kRowStride,
-                                                    block.keys, chunk + slice.first, kRowStride);
-    }
-  });
-  flush();
+void write_query(const AttentionProblem& p, const RowTile& tile, const float* dq, BackwardScratch& scratch) {
+  alignas(64) float factor[kBlockRows];
+  for (float& f : factor) f = p.scale;
+  unpack_rows(dq, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
 }
+
+void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
+                const float* from) {
+  for (int32_t j = 0; j < keys; ++j) {
+    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)),
+               grad.dtype);
+  }
+}
+
+// ---- dq ----
 
 void query_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats) {
   AttentionProblem owners = p;  // the tiles of grad_query: one batch where the query was broadcast
@@ -148,71 +135,26 @@ void query_pass(const AttentionProblem& p, const Threads& threads, const Statist
   parallel(threads, tiles.count, operations, [&](Claim& claim) {
     Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + 128);
     BackwardScratch scratch(p, arena);
-    float *total = arena.take(dq_floats), *chunk = arena.take(dq_floats);
-    alignas(64) float factor[kBlockRows];
-    for (float& f : factor) f = p.scale;
-    RowTile tile;
+    Targets to;
+    to.query = arena.take(dq_floats);
+    to.query_chunk = arena.take(dq_floats);
+    RowTile& tile = scratch.tile;
     for (int64_t t; (t = claim.next()) >= 0;) {
-      for (int64_t i = 0; i < dq_floats; i += kLanes) store(total + i, splat(0.0f));
+      clear(to.query, dq_floats);
+      clear(to.query_chunk, dq_floats);
       const int64_t first_row = tiles.load(t, tile);
       const int64_t copies = p.cu_q || p.query_batches > 1 ? 1 : p.batch;
       for (int64_t b = 0; b < copies; ++b) {
         if (copies > 1) init_rows(p, sequence_of(p, b), tile.head_k, first_row, tile.rows, tile);
-        accumulate_query(p, tile, scratch, stats, total, chunk);
+        accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
       }
       if (copies > 1) tile.sequence.tensor_batch = 0;
-      unpack_rows(total, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
+      write_query(p, tile, to.query, scratch);
     }
   });
 }
 
 // ---- dk and dv ----
-
-/// target[key][feature] += weights[key][row] rows[row][feature] for one slice.
-void accumulate_keys(const RowTile& tile, const Slice& slice, const KeyBlock& block, const float* weights,
-                     const float* rows, bool rows_finite, int64_t dim, float* target) {
-  const int64_t stride = round_up(dim, kLanes);
-  const int vectors = static_cast<int>(stride / kLanes), depth = smaller(slice.rows(), tile.rows - slice.first);
-  const float *a = weights + slice.first, *b = rows + slice.first * stride;
-  if (block.tile_class == TileClass::kFull || rows_finite) {
-    gemm<Start::kAccumulate, Layout::kRows>(block.keys, vectors, a, kRowStride, b, stride, depth, target, stride);
-  } else {
-    gemm_isolated_rows(block.keys, vectors, a, kRowStride, block.visible, kSlice, b, stride, depth, target, stride);
-  }
-}
-
-/// dk and dv of keys [first, first + keys) over the rows of one sequence and key head.
-void accumulate_sequence(const AttentionProblem& p, const Sequence& sequence, int64_t head, int segment, int32_t first,
-                         int32_t keys, const Statistics& stats, BackwardScratch& scratch, float* dk, float* dv) {
-  const Segment& s = p.segments[segment];
-  const int64_t row = sequence.first_key + first, rows = rows_of(p, sequence);
-  const Staged k = stage(s.key, sequence.tensor_batch, head, row, keys, p.dim_qk, false, scratch.keys);
-  const Staged v = stage(s.value, sequence.tensor_batch, head, row, keys, p.dim_v, false, scratch.values);
-  RowTile& tile = scratch.tile;
-  KeyBlock& block = scratch.block;
-  for (int64_t r = 0; r < rows; r += kBlockRows) {
-    init_rows(p, sequence, head, r, smaller<int64_t>(kBlockRows, rows - r), tile);
-    load_intervals(p, segment, tile);
-    bool loaded = false, rows_finite = true;
-    for (int i = 0; i < tile.slices(); ++i) {
-      const Slice slice = tile.slice(i);
-      if (prepare_block(p, tile, slice, segment, first, keys, block) == TileClass::kSkip) continue;
-      if (!loaded) load_rows(p, tile, scratch, stats);
-      loaded = true;
-      backward_step(p, tile, slice, block, k, v, scratch);
-      if (block.tile_class == TileClass::kPartial) rows_finite = scratch.rows_are_finite(p, tile);
-      if (dk) accumulate_keys(tile, slice, block, scratch.grad_logits, scratch.query_rows, rows_finite, p.dim_qk, dk);
-      if (dv) accumulate_keys(tile, slice, block, scratch.logits, scratch.grad_rows, rows_finite, p.dim_v, dv);
-    }
-  }
-}
-
-void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
-                const float* from) {
-  for (int32_t j = 0; j < keys; ++j) {
-    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)), grad.dtype);
-  }
-}
 
 /// One work item of the dk/dv pass: a block of keys of one head and of one batch that owns gradients.
 struct KeyItem {
@@ -262,19 +204,161 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       float* dk = keys && segment.grad_key.data ? dk_memory : nullptr;
       float* dv = values && segment.grad_value.data ? dv_memory : nullptr;
       if (!dk && !dv) continue;
-      memset(dk_memory, 0, static_cast<size_t>(kBlockKeys * dk_width) * sizeof(float));
-      memset(dv_memory, 0, static_cast<size_t>(kBlockKeys * dv_width) * sizeof(float));
+      clear(dk_memory, kBlockKeys * dk_width);
+      clear(dv_memory, kBlockKeys * dv_width);
       const Sequence owner = sequence_of(p, item.batch);
       const int32_t first = static_cast<int32_t>(item.first);
       const int32_t count =
           static_cast<int32_t>(smaller<int64_t>(kBlockKeys, segment_length(p, owner, item.segment) - first));
+      Targets to;
+      to.key = dk;
+      to.value = dv;
+      to.first_key = segment.offset + first;
+      const KeyRange range = {item.segment, item.segment + 1, first, first + count};
       const bool broadcast = !p.cu_q && items.batches(item.segment) < p.batch;
       for (int64_t b = broadcast ? 0 : item.batch; b < (broadcast ? p.batch : item.batch + 1); ++b) {
-        accumulate_sequence(p, sequence_of(p, b), item.head, item.segment, first, count, stats, scratch, dk, dv);
+        const Sequence sequence = sequence_of(p, b);
+        const int64_t rows = rows_of(p, sequence);
+        for (int64_t r = 0; r < rows; r += kBlockRows) {
+          init_rows(p, sequence, item.head, r, smaller<int64_t>(kBlockRows, rows - r), scratch.tile);
+          accumulate_tile(p, scratch.tile, range, stats, scratch, to);
+        }
       }
       const int64_t row = owner.first_key + first;
       if (dk) write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, dk);
       if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, dv);
+    }
+  });
+}
+
+// ---- everything at once ----
+
+/// What the whole pass computes, and how it is cut into items: (batch, key head), or key head where an item must see
+/// every batch because a bias is shared by them.
+struct WholePass {
+  const AttentionProblem& p;
+  bool possible = true, all_batches = false, owns_bias[2] = {false, false};
+  int64_t items = 0, longest_q = 0, longest_k = 0, width;
+
+  explicit WholePass(const AttentionProblem& problem) : p(problem) {
+    width = round_up(p.dim_qk, kLanes) + round_up(p.dim_v, kLanes);
+    for (int part = 0; part < 2; ++part) {
+      const int64_t* size = p.bias.size[part];
+      // Grouped heads share tiles, so a sum along rows would depend on where the tiles of a head begin; packed
+      // sequences leave rows of the bias unvisited.
+      owns_bias[part] = p.bias.grad[part] && !p.cu_q && size[1] == p.heads_q && (size[2] > 1 || p.heads_q == p.heads_k);
+      all_batches |= owns_bias[part] && size[0] == 1 && p.batch > 1;
+    }
+    items = all_batches ? p.heads_k : p.heads_k * p.batch;
+    possible = p.cu_q || p.query_batches == p.batch;
+    for (int s = 0; s < p.num_segments; ++s) {
+      possible &= p.cu_q || (p.segments[s].key_batches == p.batch && p.segments[s].value_batches == p.batch);
+    }
+    for (int64_t b = 0; b < p.batch; ++b) {
+      const Sequence sequence = sequence_of(p, b);
+      longest_q = larger(longest_q, sequence.len_q);
+      longest_k = larger(longest_k, sequence.len_k);
+    }
+  }
+  int64_t batches() const { return all_batches ? p.batch : 1; }
+  int64_t key_floats() const { return longest_k * width * batches(); }
+  int64_t strip_floats(int part) const {
+    if (!owns_bias[part]) return 0;
+    const int64_t* size = p.bias.size[part];
+    return size[2] > 1 ? kBlockRows * size[3] : 2 * size[3];  // a strip with rows, or the total and a chunk
+  }
+  bool worthwhile(const Threads& threads) const {
+    constexpr int64_t kMostFloats = 4 << 20;  // 16 MiB a thread
+    return possible && items >= threads.count && key_floats() + strip_floats(0) + strip_floats(1) <= kMostFloats;
+  }
+};
+
+/// Moves a finished bias strip out: the rows of the tile, or a chunk of rows into the total.
+void finish_strip(const AttentionProblem& p, const BiasPart& owner, const RowTile& tile, int64_t rows,
+                  bool last_of_chunk, float* strip) {
+  if (owner.has_rows) {
+    const int64_t batch = owner.size[0] == 1 ? 0 : tile.sequence.batch;
+    for (int r = 0; r < tile.rows; ++r) {
+      const int64_t row = (batch * p.heads_q + tile.head[r]) * owner.size[2] + tile.query[r];
+      narrow_run(strip + r * owner.entries, owner.entries, owner.grad_at(row * owner.entries), owner.dtype());
+    }
+    clear(strip, rows * owner.entries);
+  } else if (last_of_chunk) {
+    float *total = strip, *chunk = strip + owner.entries;
+    for (int64_t e = 0; e < owner.entries; ++e) total[e] += chunk[e];
+    clear(chunk, owner.entries);
+  }
+}
+
+void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan) {
+  const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
+  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride, dk_width = round_up(p.dim_qk, kLanes);
+  const int64_t dv_width = plan.width - dk_width, batches = plan.batches();
+  parallel(threads, plan.items, operations, [&](Claim& claim) {
+    Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + plan.key_floats() + plan.strip_floats(0) +
+                plan.strip_floats(1) + 256);
+    BackwardScratch scratch(p, arena);
+    RowTile& tile = scratch.tile;
+    Targets to;
+    to.query = arena.take(dq_floats);
+    to.query_chunk = arena.take(dq_floats);
+    float* dk = arena.take(plan.longest_k * dk_width * batches);
+    float* dv = arena.take(plan.longest_k * dv_width * batches);
+    float* strips[2] = {nullptr, nullptr};
+    for (int part = 0; part < 2; ++part) {
+      if (!plan.owns_bias[part]) continue;
+      to.bias[part] = BiasPart(p, part);
+      strips[part] = arena.take(plan.strip_floats(part));
+      to.strip[part] = to.bias[part].has_rows ? strips[part] : strips[part] + to.bias[part].entries;
+    }
+    clear(to.query_chunk, dq_floats);
+    for (int64_t i; (i = claim.next()) >= 0;) {
+      const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
+      clear(dk, plan.longest_k * dk_width * batches);
+      clear(dv, plan.longest_k * dv_width * batches);
+      for (int part = 0; part < 2; ++part) {
+        if (strips[part]) clear(strips[part], plan.strip_floats(part));
+      }
+      const int64_t rows = plan.longest_q * (p.heads_q / p.heads_k);
+      for (int64_t first = 0; first < rows; first += kBlockRows) {
+        for (int64_t b = 0; b < batches; ++b) {
+          const Sequence sequence = sequence_of(p, first_batch + b);
+          const int64_t count = smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first);
+          if (count <= 0) continue;
+          init_rows(p, sequence, head, first, count, tile);
+          to.key = dk + b * plan.longest_k * dk_width;
+          to.value = dv + b * plan.longest_k * dv_width;
+          clear(to.query, dq_floats);
+          accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
+          if (p.grad_query.data) write_query(p, tile, to.query, scratch);
+        }
+        const bool last_of_chunk = first + kBlockRows >= rows || (first + kBlockRows) % kChunkRows == 0;
+        for (int part = 0; part < 2; ++part) {
+          if (strips[part]) finish_strip(p, to.bias[part], tile, kBlockRows, last_of_chunk, strips[part]);
+        }
+      }
+      for (int part = 0; part < 2; ++part) {
+        if (!strips[part] || to.bias[part].has_rows) continue;
+        const int64_t row = (to.bias[part].size[0] == 1 ? 0 : first_batch * p.heads_q) + head;
+        narrow_run(strips[part], to.bias[part].entries, to.bias[part].grad_at(row * to.bias[part].entries),
+                   to.bias[part].dtype());
+      }
+      for (int64_t b = 0; b < batches; ++b) {
+        const Sequence sequence = sequence_of(p, first_batch + b);
+        for (int s = 0; s < p.num_segments; ++s) {
+          const Segment& segment = p.segments[s];
+          const int64_t keys = segment_length(p, sequence, s), row = b * plan.longest_k + segment.offset;
+          const int32_t n = static_cast<int32_t>(keys);
+          if (segment.grad_key.data) {
+            write_keys(segment.grad_key, sequence.tensor_batch, head, sequence.first_key, n, p.dim_qk,
+                       dk + row * dk_width);
+          }
+          if (segment.grad_value.data) {
+            write_keys(segment.grad_value, sequence.tensor_batch, head, sequence.first_key, n, p.dim_v,
+                       dv + row * dv_width);
+          }
+        }
+      }
     }
   });
 }
@@ -284,21 +368,27 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
 void attention_backward(const AttentionProblem& p, const Threads& threads) {
   const Statistics stats(p);
   fill_statistics(p, threads, stats);
-  if (p.grad_query.data) query_pass(p, threads, stats);
+  const WholePass plan(p);
   bool keys = false, values = false, together = true;
   for (int s = 0; s < p.num_segments; ++s) {
     keys |= p.segments[s].grad_key.data != nullptr;
     values |= p.segments[s].grad_value.data != nullptr;
     together &= p.segments[s].key_batches == p.segments[s].value_batches;
   }
-  if (keys && values && together) {
-    key_pass(p, threads, stats, true, true);
+  const bool whole = p.grad_query.data && keys && values && plan.worthwhile(threads);
+  if (whole) {
+    whole_pass(p, threads, stats, plan);
   } else {
-    if (keys) key_pass(p, threads, stats, true, false);
-    if (values) key_pass(p, threads, stats, false, true);
+    if (p.grad_query.data) query_pass(p, threads, stats);
+    if (keys && values && together) {
+      key_pass(p, threads, stats, true, true);
+    } else {
+      if (keys) key_pass(p, threads, stats, true, false);
+      if (values) key_pass(p, threads, stats, false, true);
+    }
   }
   for (int part = 0; part < 2; ++part) {
-    if (p.bias.grad[part]) bias_gradient(p, threads, stats, part);
+    if (p.bias.grad[part] && !(whole && plan.owns_bias[part])) bias_gradient(p, threads, stats, part);
   }
 }
 

@@ -205,8 +205,7 @@ void finish(const AttentionProblem& p, const RowTile& tile, const State& total, 
     if (!p.lse || r >= tile.rows) continue;
     const Sequence& s = tile.sequence;
     p.lse[s.tensor_batch * p.lse_stride[0] + tile.head[r] * p.lse_stride[1] +
-          (s.first_row + tile.query[r]) * p.lse_stride[2]] =
-        sum == 0.0f ? -INFINITY : total.row_max[r] + std::log(sum);
+          (s.first_row + tile.query[r]) * p.lse_stride[2]] = sum == 0.0f ? -INFINITY : total.row_max[r] + std::log(sum);
   }
   unpack_rows(total.acc, scratch.factor, tile, p.dim_v, p.out, scratch.rows);
 }
@@ -230,7 +229,8 @@ void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles
       tiles.load(i / most, tile);
       if (i % most >= count_chunks(p, tile.sequence)) continue;
       pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
-      seen[i] = attend_chunk(p, tile, chunk_at(p, tile.sequence, i % most), scratch, State::in(states + i * floats, p.dim_v));
+      seen[i] =
+          attend_chunk(p, tile, chunk_at(p, tile.sequence, i % most), scratch, State::in(states + i * floats, p.dim_v));
     }
   });
   Arena arena(Scratch::floats(p));

@@ -38,7 +38,9 @@ struct BackwardScratch {
   float *delta, *shift, *factor;        // of the rows of the tile
   RowTile tile;
   KeyBlock block;
-  bool rescaled;  // whether any row's factor is not 1
+  bool rescaled = false;  // whether any row's factor is not 1
+  Staged staged_key{nullptr, 0}, staged_value{nullptr, 0};
+  int64_t staged[4] = {-1, -1, -1, -1};  // (first key, segment, head, batch) of what is staged
 
   static int64_t floats(const AttentionProblem& p) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes), wide = larger(dk, dv);
@@ -51,7 +53,8 @@ struct BackwardScratch {
     grad_rows = arena.take(kBlockRows * dv);
     query = arena.take(dk * kRowStride);
     grad = arena.take(dv * kRowStride);
-    for (float** tile_memory : {&logits, &grad_logits, &slope, &keep}) *tile_memory = arena.take(kBlockKeys * kRowStride);
+    for (float** tile_memory : {&logits, &grad_logits, &slope, &keep})
+      *tile_memory = arena.take(kBlockKeys * kRowStride);
     keys = arena.take(kBlockKeys * p.dim_qk);
     values = arena.take(kBlockKeys * p.dim_v);
     for (float** row_memory : {&delta, &shift, &factor}) *row_memory = arena.take(kRowStride);
@@ -63,7 +66,8 @@ struct BackwardScratch {
 };
 
 /// Packs q and do of the tile, both ways, and the statistics of its rows; rows beyond the end get p = 0.
-inline void load_rows(const AttentionProblem& p, const RowTile& tile, BackwardScratch& scratch, const Statistics& stats) {
+inline void load_rows(const AttentionProblem& p, const RowTile& tile, BackwardScratch& scratch,
+                      const Statistics& stats) {
   pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
   pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, scratch.grad);
   scratch.rescaled = false;
@@ -77,51 +81,71 @@ inline void load_rows(const AttentionProblem& p, const RowTile& tile, BackwardSc
   }
 }
 
-/// Calls visit(slice, block, keys, values) for every visible (slice of the tile, block of keys), keys in order.
-template <class Visit>
-inline void for_each_key_block(const AttentionProblem& p, RowTile& tile, BackwardScratch& scratch, const Visit& visit) {
+/// Keys [first, last) of segments [segment, last_segment).
+struct KeyRange {
+  int segment, last_segment;
+  int64_t first, last;
+};
+
+inline KeyRange all_keys(const AttentionProblem& p) { return {0, p.num_segments, 0, INT64_MAX}; }
+
+/// Brings keys and values of one block into scratch, unless they are there already.
+inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segment, int64_t first, int32_t keys,
+                        BackwardScratch& scratch) {
   const Sequence& sequence = tile.sequence;
-  for (int s = 0; s < p.num_segments; ++s) {
-    const Segment& segment = p.segments[s];
-    const int64_t length = segment_length(p, sequence, s);
+  const int64_t wanted[4] = {sequence.first_key + first, segment, tile.head_k, sequence.tensor_batch};
+  if (!memcmp(wanted, scratch.staged, sizeof wanted)) return;
+  memcpy(scratch.staged, wanted, sizeof wanted);
+  const bool short_tile = tile.padded <= 2 * kLanes;
+  scratch.staged_key = stage(p.segments[segment].key, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_qk,
+                             short_tile, scratch.keys);
+  scratch.staged_value = stage(p.segments[segment].value, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_v,
+                               short_tile, scratch.values);
+}
+
+/// For every block of the range in order: visit(slice, block) for each slice of the tile that sees a key of it, with the
+/// keys and values staged, then leave(segment, first, keys) if there was any.
+template <class Visit, class Leave>
+inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRange& range, BackwardScratch& scratch,
+                           const Visit& visit, const Leave& leave) {
+  for (int s = range.segment; s < range.last_segment; ++s) {
+    const int64_t last = smaller(range.last, segment_length(p, tile.sequence, s));
     load_intervals(p, s, tile);
-    for (int64_t first = 0; first < length; first += kBlockKeys) {
-      const int32_t keys = static_cast<int32_t>(smaller<int64_t>(kBlockKeys, length - first));
-      Staged k{nullptr, 0}, v{nullptr, 0};
+    for (int64_t first = range.first; first < last; first += kBlockKeys) {
+      const int32_t keys = static_cast<int32_t>(smaller<int64_t>(kBlockKeys, last - first));
+      bool seen = false;
       for (int i = 0; i < tile.slices(); ++i) {
         const Slice slice = tile.slice(i);
         if (prepare_block(p, tile, slice, s, static_cast<int32_t>(first), keys, scratch.block) == TileClass::kSkip) {
           continue;
         }
-        if (!k.data) {
-          const int64_t row = sequence.first_key + first;
-          const bool short_tile = tile.padded <= 2 * kLanes;
-          k = stage(segment.key, sequence.tensor_batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
-          v = stage(segment.value, sequence.tensor_batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
-        }
-        visit(slice, scratch.block, k, v);
+        if (!seen) stage_block(p, tile, s, first, keys, scratch);
+        seen = true;
+        visit(slice, scratch.block);
       }
+      if (seen) leave(s, first, keys);
     }
   }
 }
 
 /// With q, do and the statistics of the tile loaded: scratch.logits = p after dropout, scratch.grad_logits = gradient of
-/// the products q k (of the biased logits before softcap's slope when `keep_biased`), both 0 where a pair is hidden.
+/// the logits, both 0 where a pair is hidden. With a softcap, scratch.slope = d logit / d product.
 inline void backward_step(const AttentionProblem& p, const RowTile& tile, const Slice& slice, const KeyBlock& block,
-                          const Staged& k, const Staged& v, BackwardScratch& scratch, bool keep_biased = false) {
+                          BackwardScratch& scratch) {
+  const Staged &k = scratch.staged_key, &v = scratch.staged_value;
   float *logits = scratch.logits + slice.first, *grads = scratch.grad_logits + slice.first;
   float *slope = scratch.slope + slice.first, *keep = scratch.keep + slice.first;
-  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride,
-                                    p.dim_qk, logits, kRowStride);
+  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first,
+                                    kRowStride, p.dim_qk, logits, kRowStride);
   gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, v.data, v.stride, scratch.grad + slice.first, kRowStride,
                                     p.dim_v, grads, kRowStride);
   finish_logits(p, slice, block, logits, slope);
   if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
   const bool partial = block.tile_class == TileClass::kPartial;
-  const bool sloped = p.softcap != 0.0f && !keep_biased;
   for (int v_lane = 0; v_lane < slice.rows(); v_lane += kLanes) {
     const int row = slice.first + v_lane;
-    const Float delta = load(scratch.delta + row), shift = load(scratch.shift + row), factor = load(scratch.factor + row);
+    const Float delta = load(scratch.delta + row), shift = load(scratch.shift + row),
+                factor = load(scratch.factor + row);
     for (int32_t j = 0; j < block.keys; ++j) {
       const int64_t at_pair = j * kRowStride + v_lane;
       Float probability = exponential(load(logits + at_pair) - shift);
@@ -133,7 +157,6 @@ inline void backward_step(const AttentionProblem& p, const RowTile& tile, const 
         dropped = probability * kept;
       }
       grad = probability * (grad - delta);
-      if (sloped) grad = grad * load(slope + at_pair);
       if (partial) {
         const Int visible = load(block.visible + j * kSlice + v_lane);
         grad = select(visible, grad, splat(0.0f));
@@ -145,7 +168,15 @@ inline void backward_step(const AttentionProblem& p, const RowTile& tile, const 
   }
 }
 
-/// Gradient of part 0 or 1 of the bias (attention_bias_gradient.cpp).
-void bias_gradient(const AttentionProblem& p, const Threads& threads, const Statistics& stats, int part);
+/// ds through the softcap: gradient of the logits -> gradient of the products q k.
+inline void apply_slope(const Slice& slice, const KeyBlock& block, BackwardScratch& scratch) {
+  for (int32_t j = 0; j < block.keys; ++j) {
+    for (int row = slice.first; row < slice.first + slice.rows(); row += kLanes) {
+      float* grad = scratch.grad_logits + j * kRowStride + row;
+      const Float slope = load(scratch.slope + j * kRowStride + row), ds = load(grad);
+      store(grad, select((Int)(ds == splat(0.0f)), ds, ds * slope));  // a hidden pair stays 0 beside a NaN slope
+    }
+  }
+}
 
 MMK_NAMESPACE_END

@@ -27,8 +27,7 @@ struct Sequence {
 
 inline Sequence sequence_of(const AttentionProblem& p, int64_t batch) {
   if (!p.cu_q) return {batch, batch, 0, 0, p.len_q, p.len_k};
-  return {batch, 0, p.cu_q[batch], p.cu_k[batch], p.cu_q[batch + 1] - p.cu_q[batch],
-          p.cu_k[batch + 1] - p.cu_k[batch]};
+  return {batch, 0, p.cu_q[batch], p.cu_k[batch], p.cu_q[batch + 1] - p.cu_q[batch], p.cu_k[batch + 1] - p.cu_k[batch]};
 }
 
 inline int64_t segment_length(const AttentionProblem& p, const Sequence& sequence, int segment) {
@@ -45,7 +44,7 @@ struct RowTile {
   int64_t head_k;
   int rows, padded;  // padded to whole vectors with copies of the last row
   int32_t query[kBlockRows], head[kBlockRows];
-  int32_t ignores_dense[kBlockRows];  // -1: an empty row that was unmasked
+  int32_t ignores_dense[kBlockRows];            // -1: an empty row that was unmasked
   int32_t start[kBlockRows], stop[kBlockRows];  // of the current segment
   bool one_head;
 
@@ -148,8 +147,8 @@ inline void unpack_rows(const float* transposed, const float* factor, const RowT
   for (int r = 0; r < tile.rows; ++r) {
     float* row = rows + r * padded_dim;
     for (int64_t d = 0; d < padded_dim; d += kLanes) store(row + d, load(row + d) * splat(factor[r]));
-    char* to = const_cast<char*>(
-        row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]));
+    char* to =
+        const_cast<char*>(row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]));
     narrow_run(row, dim, to, t.dtype);
   }
 }
@@ -192,7 +191,8 @@ inline void intersect_dense(const AttentionProblem& p, const RowTile& tile, cons
   for (int lane = 0; lane < slice.rows(); ++lane) {
     if (tile.ignores_dense[slice.first + lane]) continue;
     const uint8_t* row = visible_row(p, tile, slice.first + lane) + first;
-    for (int32_t j = 0; j < block.keys; ++j) block.visible[j * kSlice + lane] &= -static_cast<int32_t>(row[j * key_stride] != 0);
+    for (int32_t j = 0; j < block.keys; ++j)
+      block.visible[j * kSlice + lane] &= -static_cast<int32_t>(row[j * key_stride] != 0);
   }
 }
 
@@ -245,8 +245,8 @@ inline void fill_bias(const AttentionProblem& p, const RowTile& tile, const Slic
   const int64_t key = p.segments[block.segment].offset + block.first;
   const int64_t columns = round_up(block.keys, kLanes);
   alignas(64) float rows[kSlice * kBlockKeys];
-  const bool same = p.bias.kind == BiasKind::kDense && p.bias.stride[0][2] == 0 &&
-                    (p.bias.stride[0][1] == 0 || tile.one_head);
+  const bool same =
+      p.bias.kind == BiasKind::kDense && p.bias.stride[0][2] == 0 && (p.bias.stride[0][1] == 0 || tile.one_head);
   for (int lane = 0; lane < slice.rows(); ++lane) {
     float* row = rows + lane * kBlockKeys;
     if (same && lane > 0) {
