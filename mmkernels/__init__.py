@@ -18,17 +18,24 @@ from mmkernels.ops.attention.api import (
     joint_attention,
     scaled_dot_product_attention,
 )
+from mmkernels.ops.contrastive.api import contrastive_loss
+from mmkernels.ops.fusion.api import concat_fusion
+from mmkernels.ops.fusion.norm import LayerNorm, RMSNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DecomposedBias",
+    "LayerNorm",
     "Mask",
+    "RMSNorm",
     "RelativeBias",
     "__version__",
     "attention",
     "attention_varlen",
     "backends",
+    "concat_fusion",
+    "contrastive_loss",
     "explain",
     "joint_attention",
     "models",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmkernels import backend as dispatcher
-from mmkernels import routing
+from mmkernels import op_rules, routing
 from mmkernels.ops.fusion import op, reference
+from mmkernels.ops.fusion.activation import ACTIVATIONS
 from mmkernels.ops.fusion.norm import Norm, lower_norm
 from mmkernels.precision import FLOATING
 
@@ -70,8 +72,8 @@ def concat_fusion(
         if bias.shape != (weight.shape[0],):
             raise ValueError(f"bias has shape {tuple(bias.shape)}, expected ({weight.shape[0]},), weight's rows")
     norm_kind, norm_weight, norm_bias, eps = lower_norm(norm, weight.shape[1], first.device, first.dtype)
-    if activation is not None and (activation not in reference.ACTIVATIONS or activation == "none"):
-        raise ValueError(f"activation must be None or one of {reference.ACTIVATIONS[1:]}, got {activation!r}")
+    if activation is not None and (activation not in ACTIVATIONS or activation == "none"):
+        raise ValueError(f"activation must be None or one of {ACTIVATIONS[1:]}, got {activation!r}")
     if isinstance(gate, (int, float)) and not isinstance(gate, bool):
         gate = torch.full((), float(gate), dtype=torch.float64 if first.dtype == torch.float64 else torch.float32,
                           device=first.device)  # fmt: skip
@@ -81,18 +83,20 @@ def concat_fusion(
             _check_broadcasts_to(name, tensor, out_shape)
     dispatcher.check_name(backend)
 
-    operands = (weight, bias, norm_weight, norm_bias, gate, residual)
-    settings = (norm_kind, eps, activation or "none")
+    operands: Any = (weight, bias, norm_weight, norm_bias, gate, residual)
+    settings: Any = (norm_kind, eps, activation or "none")
     way = routing.route((*inputs, *operands))
     if way == "differentiable":
         routing.check_reference_only(backend)
         return reference.concat_fusion(inputs, *operands, *settings)
-    wants_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, *operands))
+    wants_gradient = op_rules.wants_gradient((*inputs, *operands))
+    call = (inputs, *operands, *settings, wants_gradient, backend)
     if way == "op":
-        return torch.ops.mmkernels.concat_fusion_forward(inputs, *operands, *settings, wants_grad, backend)[0]
-    if wants_grad:
-        return op.ConcatFusion.apply((*settings, backend), len(inputs), *inputs, *operands)
-    return op.forward(inputs, *operands, *settings, False, backend)[0]
+        return torch.ops.mmkernels.concat_fusion_forward(*call)[0]
+    if not wants_gradient:
+        return op.forward(*call)[0]
+    derivative = op.Derivative(len(inputs), norm_kind, eps, activation or "none", backend, residual)
+    return op_rules.FirstOrder.apply(lambda: op.forward(*call), derivative, *inputs, *operands)[0]
 
 
 def _check_inputs(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -107,7 +111,7 @@ def _check_inputs(inputs: Sequence[Tensor]) -> list[Tensor]:
     return list(inputs)
 
 
-def _check_tensor(name: str, tensor: Tensor, first: Tensor) -> None:
+def _check_tensor(name: str, tensor: Any, first: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
@@ -124,7 +128,7 @@ def _check_product(inputs: list[Tensor], weight: Tensor) -> torch.Size:
     widths = [x.shape[-1] for x in inputs]
     if weight.dim() != 2 or weight.shape[1] != sum(widths):
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}, expected (out, {sum(widths)}), the inputs' last axes being {widths}"
+            f"weight has shape {tuple(weight.shape)}, expected (out, {sum(widths)}): the inputs' last axes are {widths}"
         )
     try:
         return reference.rows_shape(inputs)
@@ -133,7 +137,7 @@ def _check_product(inputs: list[Tensor], weight: Tensor) -> torch.Size:
         raise ValueError(f"inputs have shapes {shapes}, whose axes but the last do not broadcast") from None
 
 
-def _check_broadcasts_to(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def _check_broadcasts_to(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
     tail = shape[len(shape) - tensor.dim() :] if tensor.dim() <= len(shape) else ()
     if tensor.dim() > len(shape) or any(s != 1 and s != e for s, e in zip(tensor.shape, tail, strict=True)):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, which does not broadcast to the output {shape}")

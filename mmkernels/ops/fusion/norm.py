@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -45,7 +44,7 @@ class RMSNorm:
     eps: float | None = None
 
 
-Norm = Union[LayerNorm, RMSNorm, torch.nn.LayerNorm, torch.nn.RMSNorm]
+Norm = LayerNorm | RMSNorm | torch.nn.LayerNorm | torch.nn.RMSNorm
 
 
 def lower_norm(

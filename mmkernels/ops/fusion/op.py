@@ -1,67 +1,82 @@
-"""torch.library ops of concat-fusion: schemas, fakes, autograd (both wrappers), autocast and vmap."""
+"""The torch.library ops `mmkernels::concat_fusion_forward` and `concat_fusion_backward` with all their rules.
+
+Rules: fake, autograd, autocast, vmap. Under a torch.func level that differentiates and for dual tensors the raw ops
+raise: the public function chooses the reference there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkernels import backend as dispatcher
-from mmkernels.batching import looped_vmap
+from mmkernels import backend as backends
+from mmkernels import op_rules, routing
+from mmkernels.op_rules import Tensors
 from mmkernels.ops.fusion import cpu, cuda, reference, triton
-from mmkernels.precision import accumulate_dtype, autocast_off
-from mmkernels.routing import active_autocast_dtype, autocast
+from mmkernels.precision import accumulate_dtype, sum_to
 
+backends.register("concat_fusion", {"cpu": cpu, "cuda": cuda, "triton": triton, "reference": reference})
+
+# save: whether `product`, which only the backward reads, is wanted; without it the backward multiplies again.
+_OPERANDS = "Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, Tensor? gate"
+_SETTINGS = "int norm_kind, float eps, str activation"
 _library = torch.library.Library("mmkernels", "FRAGMENT")
 _library.define(
-    "concat_fusion_forward(Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, "
-    "Tensor? gate, Tensor? residual, int norm_kind, float eps, str activation, bool save, str? backend=None) "
-    "-> (Tensor out, Tensor product, Tensor mean, Tensor rstd)"
+    f"concat_fusion_forward({_OPERANDS}, Tensor? residual, {_SETTINGS}, bool save, str? backend) "
+    "-> (Tensor out, Tensor product, Tensor mean, Tensor rstd)",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    "concat_fusion_backward(Tensor grad_out, Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? norm_weight, "
-    "Tensor? norm_bias, Tensor? gate, int norm_kind, float eps, str activation, Tensor product, Tensor mean, "
-    "Tensor rstd, bool[] needs, str? backend=None) -> (Tensor[] grad_inputs, Tensor grad_weight, Tensor grad_bias, "
-    "Tensor grad_norm_weight, Tensor grad_norm_bias, Tensor grad_gate)"
+    f"concat_fusion_backward(Tensor grad_out, {_OPERANDS}, {_SETTINGS}, Tensor product, Tensor mean, Tensor rstd, "
+    "bool[] needs, str? backend) -> (Tensor[] grad_inputs, Tensor grad_weight, Tensor grad_bias, "
+    "Tensor grad_norm_weight, Tensor grad_norm_bias, Tensor grad_gate)",
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
-
-dispatcher.register("concat_fusion", {"cpu": cpu, "cuda": cuda, "triton": triton, "reference": reference})
+_forward_op = torch.ops.mmkernels.concat_fusion_forward.default
+_backward_op = torch.ops.mmkernels.concat_fusion_backward.default
 
 
 def _select(direction: str, inputs: Sequence[Tensor], weight: Tensor, backend: str | None) -> Any:
     shapes = tuple(tuple(x.shape) for x in (*inputs, weight))
-    problem = dispatcher.Problem(f"concat_fusion_{direction}", weight.device, weight.dtype, shapes)
-    return dispatcher.select(problem, backend)
+    problem = backends.Problem(f"concat_fusion_{direction}", weight.device, weight.dtype, shapes)
+    return backends.select(problem, backend)
 
 
 def forward(inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The backend's forward; `rest` is the schema's tail."""
-    *rest, backend = rest
-    return _select("forward", inputs, weight, backend).forward(inputs, weight, *rest)
+    """The chosen backend's forward, with the op's arguments."""
+    return _select("forward", inputs, weight, rest[-1]).forward(inputs, weight, *rest[:-1])
 
 
-def backward(grad_out: Tensor, inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> tuple[Any, ...]:
-    """The backend's backward; `rest` is the schema's tail."""
-    *rest, backend = rest
-    return _select("backward", inputs, weight, backend).backward(grad_out, inputs, weight, *rest)
+def backward(grad_out: Tensor, inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> Any:
+    """The chosen backend's backward, with the op's arguments."""
+    return _select("backward", inputs, weight, rest[-1]).backward(grad_out, inputs, weight, *rest[:-1])
 
 
-@torch.library.impl(_library, "concat_fusion_forward", "CompositeExplicitAutograd")
-def _forward(inputs, weight, bias, norm_weight, norm_bias, gate, residual, norm_kind, eps, act, save, backend=None):
-    return forward(
-        inputs, weight, bias, norm_weight, norm_bias, gate, residual, norm_kind, eps, act, save, backend
-    )
+_library.impl("concat_fusion_forward", forward, "CompositeExplicitAutograd")
+_library.impl("concat_fusion_backward", backward, "CompositeExplicitAutograd")
 
 
-@torch.library.register_fake("mmkernels::concat_fusion_forward")
-def _forward_fake(
-    inputs, weight, bias, norm_weight, norm_bias, gate, residual, norm_kind, eps, act, save, backend=None
-):
+@torch.library.register_fake("mmkernels::concat_fusion_forward", lib=_library)
+def _fake_forward(
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    norm_kind: int,
+    eps: float,
+    activation: str,
+    save: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, acc = reference.rows_shape(inputs), accumulate_dtype(weight.dtype)
     shape = (*rows, weight.shape[0])
-    saved = save and reference.saves_product(norm_kind, act, gate is not None)
+    saved = save and reference.saves_product(norm_kind, activation, gate is not None)
     return (
         weight.new_empty(shape, dtype=reference.output_dtype(weight.dtype, residual)),
         weight.new_empty(shape if saved else (0,)),
@@ -70,182 +85,98 @@ def _forward_fake(
     )
 
 
-@torch.library.impl(_library, "concat_fusion_backward", "CompositeExplicitAutograd")
-def _backward(
-    grad_out, inputs, weight, bias, norm_weight, norm_bias, gate, kind, eps, act, product, mean, rstd, needs, backend=None
-):
-    return backward(
-        grad_out, inputs, weight, bias, norm_weight, norm_bias, gate, kind, eps, act, product, mean, rstd, needs, backend
-    )
+@torch.library.register_fake("mmkernels::concat_fusion_backward", lib=_library)
+def _fake_backward(grad_out: Tensor, inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> Any:
+    needs = rest[-2]
 
-
-@torch.library.register_fake("mmkernels::concat_fusion_backward")
-def _backward_fake(
-    grad_out, inputs, weight, bias, norm_weight, norm_bias, gate, kind, eps, act, product, mean, rstd, needs, backend=None
-):
     def gradient(tensor: Tensor | None, needed: bool) -> Tensor:
         return tensor.new_empty(tensor.shape) if needed and tensor is not None else weight.new_empty(0)
 
-    parameters = (weight, bias, norm_weight, norm_bias, gate)
+    parameters = zip((weight, *rest[:4]), needs[len(inputs) :], strict=True)
     return (
         [gradient(x, need) for x, need in zip(inputs, needs, strict=False)],
-        *(gradient(p, need) for p, need in zip(parameters, needs[-5:], strict=True)),
+        *(gradient(p, need) for p, need in parameters),
     )
 
 
-# Autograd
+class Derivative(op_rules.Derivative):
+    """Operands: [*inputs, weight, bias, norm_weight, norm_bias, gate], then in the forward the residual, not kept."""
+
+    def __init__(
+        self, count: int, norm_kind: int, eps: float, activation: str, backend: str | None, residual: Tensor | None
+    ):
+        self.count, self.backend = count, backend
+        self.settings: Any = (norm_kind, eps, activation)
+        self.residual = None if residual is None else (residual.shape, residual.dtype)
+
+    def kept(self, operands: Tensors) -> Tensors:
+        return [*operands[:-1], None]
+
+    def backward(self, grad_out: Tensor, kept: Tensors, extras: Tensors, needs: Sequence[bool]) -> Tensors:
+        tensors = (grad_out, *kept, *extras)
+        call: Callable[..., Any] = backward if routing.route(tensors) == "eager" else _backward_op
+        n = self.count
+        result = call(grad_out, kept[:n], *kept[n:-1], *self.settings, *extras, list(needs[:-1]), self.backend)
+        return [*result[0], *result[1:], None]
+
+    def reference(self, kept: Tensors) -> Tensor:
+        call: Any = (kept[: self.count], *kept[self.count : self.count + 5], None, *self.settings)
+        return reference.concat_fusion(*call)
+
+    def rest(self, grad_out: Tensor, gradients: Tensors, needs: Sequence[bool]) -> Tensors:
+        if self.residual is None or not needs[-1]:
+            return gradients
+        shape, dtype = self.residual
+        return [*gradients[:-1], sum_to(grad_out, shape).to(dtype)]
 
 
-def residual_gradient(grad_out: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """The residual's gradient is the output's, summed over the axes it was broadcast along."""
-    return grad_out.sum_to_size(shape).to(dtype)
+def _autograd_forward(keyset: Any, *args: Any) -> Any:
+    inputs, parameters, (norm_kind, eps, activation, _, backend) = args[0], args[1:7], args[7:]
+    operands = (*inputs, *parameters)
+    op_rules.refuse_levels(_forward_op, operands, "concat_fusion")
+
+    def run() -> Any:
+        return op_rules.below_autograd(_forward_op, keyset, args)
+
+    if not op_rules.wants_gradient(operands):
+        return run()
+    derivative = Derivative(len(inputs), norm_kind, eps, activation, backend, parameters[-1])
+    return op_rules.FirstOrder.apply(run, derivative, *operands)
 
 
-def differentiable_backward(
-    grad_out: Tensor, tensors: Sequence[Tensor | None], count: int, settings: tuple[int, float, str]
-) -> list[Tensor | None]:
-    """Gradients of [*inputs, weight, bias, norm_weight, norm_bias, gate] by autograd over the reference, for use where
-    they must be differentiable themselves."""
-    with torch.enable_grad():
-        out = reference.concat_fusion(list(tensors[:count]), *tensors[count:], None, *settings)
-        wanted = [t for t in tensors if t is not None and t.requires_grad]
-        found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype), create_graph=True, materialize_grads=True))
-        return [next(found) if t is not None and t.requires_grad else None for t in tensors]
+def _autograd_backward(keyset: Any, *args: Any) -> Any:
+    (grad_out, inputs), parameters, (norm_kind, eps, activation, *_, needs, backend) = args[:2], args[2:7], args[7:]
+    operands = (*inputs, *parameters)
+    op_rules.refuse_levels(_backward_op, (grad_out, *operands), "concat_fusion")
 
+    def run() -> list[Tensor]:
+        grad_inputs, *rest = op_rules.below_autograd(_backward_op, keyset, args)
+        return [*grad_inputs, *rest]
 
-class ConcatFusion(torch.autograd.Function):
-    """Eager autograd over the backend's forward and backward: settings = (norm_kind, eps, activation, backend)."""
-
-    @staticmethod
-    def forward(ctx: Any, settings: tuple[int, float, str, str | None], count: int, *tensors: Tensor | None) -> Tensor:
-        *operands, residual = tensors
-        norm_kind, eps, activation, backend = settings
-        out, product, mean, rstd = forward(
-            operands[:count], *operands[count:], residual, norm_kind, eps, activation, True, backend
-        )
-        ctx.save_for_backward(*operands, product, mean, rstd)
-        ctx.settings, ctx.count = settings, count
-        ctx.residual = None if residual is None else (residual.shape, residual.dtype)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-        *operands, product, mean, rstd = ctx.saved_tensors
-        norm_kind, eps, activation, backend = ctx.settings
-        count, needs = ctx.count, list(ctx.needs_input_grad[2:-1])
-        if torch.is_grad_enabled():
-            grads = differentiable_backward(grad_out, operands, count, ctx.settings[:3])
-        else:
-            grads = _flat_gradients(
-                backward(
-                    grad_out, operands[:count], *operands[count:], norm_kind, eps, activation, product, mean, rstd,
-                    needs, backend,
-                ),
-                needs,
-            )  # fmt: skip
-        residual = residual_gradient(grad_out, *ctx.residual) if ctx.needs_input_grad[-1] else None
-        return None, None, *grads, residual
-
-
-def _flat_gradients(result: tuple[Any, ...], needs: Sequence[bool]) -> list[Tensor | None]:
-    flat = [*result[0], *result[1:]]
-    return [gradient if need else None for gradient, need in zip(flat, needs, strict=True)]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    sources, weight, bias, norm_weight, norm_bias, gate, residual, norm_kind, eps, activation, _, backend = inputs
-    _, product, mean, rstd = output
-    ctx.save_for_backward(*sources, weight, bias, norm_weight, norm_bias, gate, product, mean, rstd)
-    ctx.settings, ctx.count = (norm_kind, eps, activation, backend), len(sources)
-    ctx.residual = None if residual is None else (residual.shape, residual.dtype)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _registered_backward(ctx: Any, grad_out: Tensor | None, *unused: Tensor | None) -> tuple[Any, ...]:
-    *operands, product, mean, rstd = ctx.saved_tensors
-    count = ctx.count
-    if grad_out is None:
-        return ([None] * count, *[None] * 11)
-    source_needs = ctx.needs_input_grad[0]
-    needs = [*source_needs, *ctx.needs_input_grad[1:6]]
-    if torch.is_grad_enabled():
-        flat = differentiable_backward(grad_out, operands, count, ctx.settings[:3])
+    if op_rules.wants_gradient((grad_out, *operands)):
+        derivative = Derivative(len(inputs), norm_kind, eps, activation, backend, None)
+        flat = op_rules.SecondOrder.apply(run, derivative, needs, grad_out, *operands)
     else:
-        norm_kind, eps, activation, backend = ctx.settings
-        result = torch.ops.mmkernels.concat_fusion_backward(
-            grad_out, operands[:count], *operands[count:], norm_kind, eps, activation, product, mean, rstd, needs,
-            backend,
-        )  # fmt: skip
-        flat = _flat_gradients(result, needs)
-    residual = residual_gradient(grad_out, *ctx.residual) if ctx.needs_input_grad[6] else None
-    return (flat[:count], *flat[count:], residual, *[None] * 5)
+        flat = run()
+    return list(flat[: len(inputs)]), *flat[len(inputs) :]
 
 
-torch.library.register_autograd(
-    "mmkernels::concat_fusion_forward", _registered_backward, setup_context=_setup_context, lib=_library
-)
+_library.impl("concat_fusion_forward", _autograd_forward, "Autograd", with_keyset=True)
+_library.impl("concat_fusion_backward", _autograd_backward, "Autograd", with_keyset=True)
 
-
-def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad_out, sources, *operands, norm_kind, eps, activation, _, _, _, needs, _ = inputs
-    ctx.save_for_backward(grad_out, *sources, *operands)
-    ctx.settings, ctx.count, ctx.needs = (norm_kind, eps, activation), len(sources), needs
-
-
-def _second_backward(ctx: Any, grad_inputs: Sequence[Tensor | None], *grads: Tensor | None) -> tuple[Any, ...]:
-    """Second derivatives of the backward op, through the reference."""
-    saved = ctx.saved_tensors
-    with torch.enable_grad():
-        leaves = [None if t is None else t.detach().requires_grad_() for t in saved]
-        first = differentiable_backward(leaves[0], leaves[1:], ctx.count, ctx.settings)
-        pairs = [
-            (g, up)
-            for g, up, need in zip(first, [*grad_inputs, *grads], ctx.needs, strict=True)
-            if need and g is not None and up is not None
-        ]
-        wanted = [t for t in leaves if t is not None]
-        found = iter(
-            torch.autograd.grad([g for g, _ in pairs], wanted, [up for _, up in pairs], materialize_grads=True)
-        )
-    flat = [None if t is None else next(found) for t in leaves]
-    count = ctx.count
-    return (flat[0], flat[1 : 1 + count], *flat[1 + count :], *[None] * 8)
-
-
-torch.library.register_autograd(
-    "mmkernels::concat_fusion_backward", _second_backward, setup_context=_setup_second, lib=_library
-)
-
-
-# Autocast: the operands of the matrix product follow it; bias, norm, gate and residual keep their dtype
-
-
-def _autocast_rule(device_type: str) -> Any:
-    def rule(inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> Any:
-        dtype = active_autocast_dtype(device_type)
-        if dtype is not None:
-            inputs, weight = [autocast(x, dtype) for x in inputs], autocast(weight, dtype)
-        with autocast_off(device_type):
-            return torch.ops.mmkernels.concat_fusion_forward(inputs, weight, *rest)
-
-    return rule
-
-
-for _key, _device_type in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
-    _library.impl("concat_fusion_forward", _autocast_rule(_device_type), _key)
-
-
-# vmap
+# The operands of the matrix product follow autocast; bias, norm, gate and residual keep their dtype.
+for _device in ("cpu", "cuda"):
+    _kernel = op_rules.autocast_kernel(_forward_op, _device, operands=2)
+    _library.impl("concat_fusion_forward", _kernel, f"Autocast{_device.upper()}", with_keyset=True)
 
 
 @torch.library.register_vmap("mmkernels::concat_fusion_forward", lib=_library)
-def _forward_vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    inputs, (gate, residual) = args[0], args[5:7]
-    source_dims = in_dims[0] or [None] * len(inputs)
+def _vmap_forward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    inputs = args[0]
+    source_dims = [None] * len(inputs) if in_dims[0] is None else in_dims[0]
     if all(dim is None for dim in source_dims) or any(dim is not None for dim in in_dims[1:5]):
-        return looped_vmap(torch.ops.mmkernels.concat_fusion_forward, info, in_dims, args)
-    # A further leading axis of the rows: every operand that has it is given the same rank.
+        return op_rules.looped_vmap(_forward_op, info, in_dims, args)
+    # A further leading axis of the rows: every operand that has it is given the joint rank.
     rank = max(x.dim() - (dim is not None) for x, dim in zip(inputs, source_dims, strict=True))
 
     def leading(x: Tensor | None, dim: int | None) -> Tensor | None:
@@ -255,11 +186,12 @@ def _forward_vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any,
         return x.reshape(x.shape[0], *[1] * (rank + 1 - x.dim()), *x.shape[1:])
 
     inputs = [leading(x, dim) for x, dim in zip(inputs, source_dims, strict=True)]
-    gate, residual = leading(gate, in_dims[5]), leading(residual, in_dims[6])
-    result = torch.ops.mmkernels.concat_fusion_forward(inputs, *args[1:5], gate, residual, *args[7:])
-    return result, tuple(None if part.dim() == 1 and rank >= 1 else 0 for part in result)
+    gate, residual = leading(args[5], in_dims[5]), leading(args[6], in_dims[6])
+    result = _forward_op(inputs, *args[1:5], gate, residual, *args[7:])
+    # An output that is not wanted has shape (0,), the others have at least the two axes (batch, out).
+    return result, tuple(None if part.dim() == 1 else 0 for part in result)
 
 
 @torch.library.register_vmap("mmkernels::concat_fusion_backward", lib=_library)
-def _backward_vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    return looped_vmap(torch.ops.mmkernels.concat_fusion_backward, info, in_dims, args)
+def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    return op_rules.looped_vmap(_backward_op, info, in_dims, args)

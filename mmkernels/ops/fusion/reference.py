@@ -31,14 +31,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.backend import Problem
+from mmkernels.ops.fusion.activation import activate, activation_backward
 from mmkernels.precision import accumulate_dtype, matmul, sum_to, without_autocast
 
 NORM_NONE, NORM_LAYER, NORM_RMS = 0, 1, 2
-ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")
 
 
 def why_not(problem: Problem) -> list[str]:
@@ -54,33 +53,6 @@ def rows_shape(inputs: Sequence[Tensor]) -> torch.Size:
 def saves_product(norm_kind: int, activation: str, has_gate: bool) -> bool:
     """Whether the backward reads u: for act', for the gate's gradient, for the norm's c2."""
     return norm_kind != NORM_NONE or activation != "none" or has_gate
-
-
-def activate(z: Tensor, activation: str) -> Tensor:
-    """The activation by name; "none" is the identity."""
-    if activation == "none":
-        return z
-    if activation == "gelu":
-        return F.gelu(z)
-    if activation == "gelu_tanh":
-        return F.gelu(z, approximate="tanh")
-    return {"relu": torch.relu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[activation](z)
-
-
-def activation_backward(grad: Tensor, z: Tensor, activation: str) -> Tensor:
-    """grad * act'(z)."""
-    if activation == "none":
-        return grad
-    if activation == "relu":
-        return torch.where(z > 0, grad, 0)
-    if activation == "tanh":
-        return grad * (1 - torch.tanh(z).square())
-    if activation == "sigmoid":
-        s = torch.sigmoid(z)
-        return grad * s * (1 - s)
-    if activation == "silu":
-        return torch.ops.aten.silu_backward(grad, z)
-    return torch.ops.aten.gelu_backward(grad, z, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def own_mean(x: Tensor, acc: torch.dtype) -> Tensor:
@@ -255,7 +227,8 @@ def backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (inputs, weight, bias, norm_weight, norm_bias, gate); needs = [*inputs, then those five].
 
-    A `u` of shape (0,) is computed again. What is not needed comes back with shape (0,). The residual's gradient is grad_out itself, summed to its shape.
+    A `u` of shape (0,) is computed again. What is not needed comes back with shape (0,). The residual's gradient is
+    grad_out itself, summed to its shape.
     """
     acc, rows, out = accumulate_dtype(weight.dtype), rows_shape(inputs), weight.shape[0]
     needs_input, (needs_weight, needs_bias, needs_g, needs_b, needs_gate) = needs[:-5], needs[-5:]
@@ -279,9 +252,9 @@ def backward(
 
     # The constant row
     row = dz.sum(tuple(range(dz.dim() - 1)))
-    if needs_bias:
+    if needs_bias and bias is not None:
         grad_bias = row.to(bias.dtype)
-    if needs_b:
+    if needs_b and norm_bias is not None:
         grad_b = (row @ weight.to(acc)).to(norm_bias.dtype)
 
     # The norm's two means over the features, and what they subtract from every element of a row
@@ -292,7 +265,7 @@ def backward(
 
     if needs_weight:
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    if needs_g:
+    if needs_g and norm_weight is not None:
         grad_g = torch.empty_like(norm_weight, memory_format=torch.contiguous_format)
     parts = slices(inputs, weight, norm_weight, norm_bias, grad_weight, grad_g)
     for i, (x, w, g, b, grad_w, grad_g_part) in enumerate(parts):
