@@ -55,9 +55,8 @@ TensorView view_of(const Tensor& t, const char* name, bool packed, int64_t batch
   MMK_CHECK(t.dim() == (packed ? 3 : 4), name, " must have ", packed ? 3 : 4, " dimensions, got ", t.dim());
   MMK_CHECK(packed || t.size(0) == batch || t.size(0) == 1, name, " has batch ", t.size(0), ", expected 1 or ", batch);
   const int head_axis = packed ? 1 : 1, row_axis = packed ? 0 : 2, dim_axis = first + 2;
-  MMK_CHECK(t.size(head_axis) == heads && t.size(row_axis) == rows && t.size(dim_axis) == dim, name,
-            " has (heads, rows, dim) (", t.size(head_axis), ", ", t.size(row_axis), ", ", t.size(dim_axis),
-            "), expected (", heads, ", ", rows, ", ", dim, ")");
+  MMK_CHECK(t.size(head_axis) == heads && t.size(row_axis) == rows && t.size(dim_axis) == dim, name, " has (heads, rows, dim) (",
+            t.size(head_axis), ", ", t.size(row_axis), ", ", t.size(dim_axis), "), expected (", heads, ", ", rows, ", ", dim, ")");
   MMK_CHECK(dim == 1 || t.stride(dim_axis) == 1, name, " must have a unit last stride, got ", t.stride(dim_axis));
   TensorView view;
   view.data = t.mutable_data_ptr();
@@ -75,8 +74,7 @@ void check_cu_seqlens(const Tensor& cu, const char* name, int64_t total) {
   const int64_t n = cu.size(0) - 1;
   MMK_CHECK(values[0] == 0, name, "[0] is ", values[0], ", expected 0");
   for (int64_t i = 0; i < n; ++i) {
-    MMK_CHECK(values[i] <= values[i + 1], name, " must not decrease, got ", values[i], " before ", values[i + 1],
-              " at index ", i);
+    MMK_CHECK(values[i] <= values[i + 1], name, " must not decrease, got ", values[i], " before ", values[i + 1], " at index ", i);
   }
   MMK_CHECK(values[n] == total, name, "[-1] is ", values[n], ", expected the number of packed rows ", total);
 }
@@ -93,9 +91,8 @@ void check_intervals(const Tensor& t, const char* name, const std::vector<int64_
         const int32_t* row = values + s * t.stride(0) + b * t.stride(1) + h * t.stride(2);
         for (int64_t i = 0; i < t.size(3); ++i) {
           const int32_t value = row[i * t.stride(3)];
-          MMK_CHECK(value >= 0 && value <= length, "mask interval ", name, " is ", value,
-                    " at (segment, batch, head, row) (", s, ", ", b, ", ", h, ", ", i, "), expected 0 to ", length,
-                    " (the number of keys)");
+          MMK_CHECK(value >= 0 && value <= length, "mask interval ", name, " is ", value, " at (segment, batch, head, row) (", s,
+                    ", ", b, ", ", h, ", ", i, "), expected 0 to ", length, " (the number of keys)");
         }
       }
     }
@@ -125,8 +122,7 @@ class Lowered {
     AttentionProblem& p = problem;
     const bool packed = c.cu_seqlens_q.has_value();
     MMK_CHECK(packed == c.cu_seqlens_k.has_value(), "cu_seqlens_q and cu_seqlens_k come together");
-    MMK_CHECK(c.query.dim() == (packed ? 3 : 4), "query must have ", packed ? 3 : 4, " dimensions, got ",
-              c.query.dim());
+    MMK_CHECK(c.query.dim() == (packed ? 3 : 4), "query must have ", packed ? 3 : 4, " dimensions, got ", c.query.dim());
     MMK_CHECK(!c.keys.empty() && c.keys.size() == c.values.size(), "keys and values must be lists of equal length");
     MMK_CHECK(!packed || c.keys.size() == 1, "packed sequences take one key and one value tensor");
     const int row_axis = packed ? 0 : 2, head_axis = 1, dim_axis = packed ? 2 : 3;
@@ -135,15 +131,14 @@ class Lowered {
     p.dim_qk = c.query.size(dim_axis);
     p.heads_k = c.keys[0].size(head_axis);
     p.dim_v = c.values[0].size(dim_axis);
-    MMK_CHECK(p.dim_qk >= 1 && p.dim_qk <= 512 && p.dim_v >= 1 && p.dim_v <= 512, "head dims must be 1 to 512, got ",
-              p.dim_qk, " and ", p.dim_v);
+    MMK_CHECK(p.dim_qk >= 1 && p.dim_qk <= 512 && p.dim_v >= 1 && p.dim_v <= 512, "head dims must be 1 to 512, got ", p.dim_qk,
+              " and ", p.dim_v);
     MMK_CHECK(p.heads_k > 0 ? p.heads_q % p.heads_k == 0 : p.heads_q == 0, "query heads ", p.heads_q,
               " must be a multiple of key heads ", p.heads_k);
     p.batch = c.query.size(0);
     if (packed) {
       p.batch = c.cu_seqlens_q->size(0) - 1;
-      MMK_CHECK(c.cu_seqlens_k->size(0) - 1 == p.batch,
-                "cu_seqlens_q and cu_seqlens_k must name equally many sequences");
+      MMK_CHECK(c.cu_seqlens_k->size(0) - 1 == p.batch, "cu_seqlens_q and cu_seqlens_k must name equally many sequences");
       check_cu_seqlens(*c.cu_seqlens_q, "cu_seqlens_q", p.len_q);
       check_cu_seqlens(*c.cu_seqlens_k, "cu_seqlens_k", c.keys[0].size(0));
       p.cu_q = static_cast<const int32_t*>(c.cu_seqlens_q->const_data_ptr());
@@ -162,8 +157,7 @@ class Lowered {
       segment.offset = p.len_k;
       segment.key = view_of(c.keys[s], "key", packed, p.batch, p.heads_k, segment.length, p.dim_qk);
       segment.value = view_of(c.values[s], "value", packed, p.batch, p.heads_k, segment.length, p.dim_v);
-      MMK_CHECK(segment.key.dtype == p.query.dtype && segment.value.dtype == p.query.dtype,
-                "query, key and value must share a dtype");
+      MMK_CHECK(segment.key.dtype == p.query.dtype && segment.value.dtype == p.query.dtype, "query, key and value must share a dtype");
       segment.key_batches = packed ? 1 : c.keys[s].size(0);
       segment.value_batches = packed ? 1 : c.values[s].size(0);
       segments.push_back(segment);
@@ -190,8 +184,7 @@ class Lowered {
   float* row_vector(const Tensor& t, const char* name, int64_t (&stride)[3]) const {
     const AttentionProblem& p = problem;
     const int skip = p.cu_q ? 1 : 0;
-    MMK_CHECK(t.dim() == 3 - skip && t.scalar_type() == ScalarType::Float, name, " must be float32 with ", 3 - skip,
-              " dimensions");
+    MMK_CHECK(t.dim() == 3 - skip && t.scalar_type() == ScalarType::Float, name, " must be float32 with ", 3 - skip, " dimensions");
     MMK_CHECK(t.size(1 - skip) == p.heads_q && t.size(2 - skip) == p.len_q && (skip || t.size(0) == p.batch), name,
               " does not fit the query");
     stride[0] = skip ? 0 : t.stride(0);
@@ -218,7 +211,7 @@ class Lowered {
       std::vector<int64_t> lengths;
       for (const Segment& s : segments) lengths.push_back(s.length);
       const Tensor* ends[2] = {&*c.start, &*c.stop};
-      int64_t (*strides[2])[4] = {&m.start_stride, &m.stop_stride};
+      int64_t(*strides[2])[4] = {&m.start_stride, &m.stop_stride};
       for (int i = 0; i < 2; ++i) {
         MMK_CHECK(ends[i]->scalar_type() == ScalarType::Int, "start and stop must be int32");
         broadcast_strides(*ends[i], i ? "stop" : "start", sizes, *strides[i]);
@@ -265,8 +258,7 @@ class Lowered {
       b.part[i] = t.const_data_ptr();
       b.dtype[i] = dtype_of(t, "bias");
       if (b.kind == BiasKind::kRelative) {
-        MMK_CHECK(t.dim() == 2 && (t.size(0) == 1 || t.size(0) == p.heads_q),
-                  "the table of a RelativeBias must be (heads, n)");
+        MMK_CHECK(t.dim() == 2 && (t.size(0) == 1 || t.size(0) == p.heads_q), "the table of a RelativeBias must be (heads, n)");
         const int64_t rows = packed ? longest(p.cu_q) : p.len_q, keys = packed ? longest(p.cu_k) : p.len_k;
         MMK_CHECK(b.zero >= rows - 1 && b.zero + keys <= t.size(1), "the table of a RelativeBias has ", t.size(1),
                   " entries with key == query at ", b.zero, ", too few for ", rows, " queries and ", keys, " keys");
@@ -298,8 +290,7 @@ class Lowered {
     MMK_CHECK(c.dropout_p >= 0.0 && c.dropout_p <= 1.0, "dropout_p is ", c.dropout_p, ", expected 0 to 1");
     d.active = c.dropout_p > 0.0;
     if (!d.active) return;
-    MMK_CHECK(c.seed && c.seed->numel() == 1 && c.seed->scalar_type() == ScalarType::Long,
-              "dropout needs an int64 seed");
+    MMK_CHECK(c.seed && c.seed->numel() == 1 && c.seed->scalar_type() == ScalarType::Long, "dropout needs an int64 seed");
     MMK_CHECK(c.offsets.size() == 4, "offsets must hold batch, head, query and key");
     const uint64_t seed = static_cast<uint64_t>(*static_cast<const int64_t*>(c.seed->const_data_ptr()));
     d.key0 = static_cast<uint32_t>(seed);
@@ -326,28 +317,25 @@ Threads torch_threads() {
   return threads;
 }
 
-void attention_forward(Tensor query, std::vector<Tensor> keys, std::vector<Tensor> values, OptionalTensor start,
-                       OptionalTensor stop, OptionalTensor visible, OptionalTensor interval_exact,
-                       std::vector<Tensor> bias, int64_t bias_kind, int64_t relative_zero, OptionalTensor seed,
-                       OptionalTensor cu_seqlens_q, OptionalTensor cu_seqlens_k, double scale, double softcap,
-                       double dropout_p, bool unmask_empty_rows, std::vector<int64_t> offsets, Tensor out,
-                       OptionalTensor lse) {
-  Lowered call({query, keys, values, start, stop, visible, interval_exact, bias, bias_kind, relative_zero, seed,
-                cu_seqlens_q, cu_seqlens_k, scale, softcap, dropout_p, unmask_empty_rows, offsets});
+void attention_forward(Tensor query, std::vector<Tensor> keys, std::vector<Tensor> values, OptionalTensor start, OptionalTensor stop,
+                       OptionalTensor visible, OptionalTensor interval_exact, std::vector<Tensor> bias, int64_t bias_kind,
+                       int64_t relative_zero, OptionalTensor seed, OptionalTensor cu_seqlens_q, OptionalTensor cu_seqlens_k,
+                       double scale, double softcap, double dropout_p, bool unmask_empty_rows, std::vector<int64_t> offsets,
+                       Tensor out, OptionalTensor lse) {
+  Lowered call({query, keys, values, start, stop, visible, interval_exact, bias, bias_kind, relative_zero, seed, cu_seqlens_q,
+                cu_seqlens_k, scale, softcap, dropout_p, unmask_empty_rows, offsets});
   call.outputs(out, lse);
   attention_kernels().forward(call.problem, torch_threads());
 }
 
-void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, std::vector<Tensor> keys,
-                        std::vector<Tensor> values, OptionalTensor start, OptionalTensor stop, OptionalTensor visible,
-                        OptionalTensor interval_exact, std::vector<Tensor> bias, int64_t bias_kind,
-                        int64_t relative_zero, OptionalTensor seed, OptionalTensor cu_seqlens_q,
-                        OptionalTensor cu_seqlens_k, double scale, double softcap, double dropout_p,
-                        bool unmask_empty_rows, std::vector<int64_t> offsets, Tensor out, Tensor lse,
-                        std::vector<Tensor> grad_query, std::vector<Tensor> grad_keys, std::vector<Tensor> grad_values,
-                        std::vector<Tensor> grad_bias) {
-  Lowered call({query, keys, values, start, stop, visible, interval_exact, bias, bias_kind, relative_zero, seed,
-                cu_seqlens_q, cu_seqlens_k, scale, softcap, dropout_p, unmask_empty_rows, offsets});
+void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, std::vector<Tensor> keys, std::vector<Tensor> values,
+                        OptionalTensor start, OptionalTensor stop, OptionalTensor visible, OptionalTensor interval_exact,
+                        std::vector<Tensor> bias, int64_t bias_kind, int64_t relative_zero, OptionalTensor seed,
+                        OptionalTensor cu_seqlens_q, OptionalTensor cu_seqlens_k, double scale, double softcap, double dropout_p,
+                        bool unmask_empty_rows, std::vector<int64_t> offsets, Tensor out, Tensor lse, std::vector<Tensor> grad_query,
+                        std::vector<Tensor> grad_keys, std::vector<Tensor> grad_values, std::vector<Tensor> grad_bias) {
+  Lowered call({query, keys, values, start, stop, visible, interval_exact, bias, bias_kind, relative_zero, seed, cu_seqlens_q,
+                cu_seqlens_k, scale, softcap, dropout_p, unmask_empty_rows, offsets});
   call.outputs(out, lse);
   AttentionProblem& p = call.problem;
   const bool packed = p.cu_q != nullptr;
@@ -360,8 +348,7 @@ void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, 
     Segment& segment = call.segments[s];
     if (!grad_keys.empty()) {
       MMK_CHECK(grad_keys.size() == call.segments.size(), "grad_keys must have one tensor a segment");
-      segment.grad_key =
-          view_of(grad_keys[s], "grad_key", packed, segment.key_batches, p.heads_k, segment.length, p.dim_qk);
+      segment.grad_key = view_of(grad_keys[s], "grad_key", packed, segment.key_batches, p.heads_k, segment.length, p.dim_qk);
     }
     if (!grad_values.empty()) {
       MMK_CHECK(grad_values.size() == call.segments.size(), "grad_values must have one tensor a segment");
@@ -370,26 +357,40 @@ void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, 
     }
   }
   for (size_t i = 0; i < grad_bias.size(); ++i) {
-    MMK_CHECK(grad_bias.size() == bias.size() && grad_bias[i].numel() == bias[i].numel() &&
-                  grad_bias[i].is_contiguous() && grad_bias[i].scalar_type() == bias[i].scalar_type(),
+    MMK_CHECK(grad_bias.size() == bias.size() && grad_bias[i].numel() == bias[i].numel() && grad_bias[i].is_contiguous() &&
+                  grad_bias[i].scalar_type() == bias[i].scalar_type(),
               "grad_bias must be contiguous and like the bias");
     p.bias.grad[i] = grad_bias[i].mutable_data_ptr();
   }
   attention_kernels().backward(p, torch_threads());
 }
 
+const OptionalTensor kAbsent;
+const std::vector<int64_t> kNoOffsets{0, 0, 0, 0};
+
+/// attention_forward without mask, bias, softcap and dropout: on tiny problems reading the schema is half of a call.
+void attention_forward_plain(Tensor query, Tensor key, Tensor value, double scale, Tensor out, OptionalTensor lse) {
+  attention_forward(query, {key}, {value}, kAbsent, kAbsent, kAbsent, kAbsent, {}, 0, 0, kAbsent, kAbsent, kAbsent, scale, 0.0, 0.0,
+                    false, kNoOffsets, out, lse);
+}
+
+void attention_backward_plain(Tensor grad_out, Tensor query, Tensor key, Tensor value, double scale, Tensor out, Tensor lse,
+                              OptionalTensor grad_query, OptionalTensor grad_key, OptionalTensor grad_value) {
+  const auto listed = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>{}; };
+  attention_backward(grad_out, kAbsent, query, {key}, {value}, kAbsent, kAbsent, kAbsent, kAbsent, {}, 0, 0, kAbsent, kAbsent,
+                     kAbsent, scale, 0.0, 0.0, false, kNoOffsets, out, lse, listed(grad_query), listed(grad_key),
+                     listed(grad_value), {});
+}
+
 std::string isas() { return available_isas(); }
 std::string isa() { return attention_kernels().name; }
 void use(std::string name) {
-  MMK_CHECK(use_isa(name.c_str()), "instruction set '", name,
-            "' is not available, expected one of: ", available_isas());
+  MMK_CHECK(use_isa(name.c_str()), "instruction set '", name, "' is not available, expected one of: ", available_isas());
 }
 
-#define MMK_LOWERED_CALL                                                                                              \
-  "Tensor query, Tensor[] keys, Tensor[] values, Tensor? start, Tensor? stop, Tensor? visible, Tensor? "              \
-  "interval_exact, "                                                                                                  \
-  "Tensor[] bias, int bias_kind, int relative_zero, Tensor? seed, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, float " \
-  "scale, "                                                                                                           \
+#define MMK_LOWERED_CALL                                                                                                          \
+  "Tensor query, Tensor[] keys, Tensor[] values, Tensor? start, Tensor? stop, Tensor? visible, Tensor? interval_exact, "          \
+  "Tensor[] bias, int bias_kind, int relative_zero, Tensor? seed, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, float scale, "      \
   "float softcap, float dropout_p, bool unmask_empty_rows, int[] offsets, "
 
 }  // namespace
@@ -399,6 +400,9 @@ STABLE_TORCH_LIBRARY(mmkernels_cpu, m) {
   m.def("attention_backward(Tensor grad_out, Tensor? grad_lse, " MMK_LOWERED_CALL
         "Tensor out, Tensor lse, Tensor(a!)[] grad_query, Tensor(b!)[] grad_keys, Tensor(c!)[] grad_values, "
         "Tensor(d!)[] grad_bias) -> ()");
+  m.def("attention_forward_plain(Tensor query, Tensor key, Tensor value, float scale, Tensor(a!) out, Tensor(b!)? lse) -> ()");
+  m.def("attention_backward_plain(Tensor grad_out, Tensor query, Tensor key, Tensor value, float scale, Tensor out, Tensor lse, "
+        "Tensor(a!)? grad_query, Tensor(b!)? grad_key, Tensor(c!)? grad_value) -> ()");
   m.def("isas() -> str");
   m.def("isa() -> str");
   m.def("use_isa(str name) -> ()");
@@ -407,6 +411,8 @@ STABLE_TORCH_LIBRARY(mmkernels_cpu, m) {
 STABLE_TORCH_LIBRARY_IMPL(mmkernels_cpu, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&attention_forward));
   m.impl("attention_backward", TORCH_BOX(&attention_backward));
+  m.impl("attention_forward_plain", TORCH_BOX(&attention_forward_plain));
+  m.impl("attention_backward_plain", TORCH_BOX(&attention_backward_plain));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmkernels_cpu, CompositeExplicitAutograd, m) {
