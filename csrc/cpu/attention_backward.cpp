@@ -15,7 +15,7 @@
 // Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
 
 #include "backward_accumulate.h"
-#include "bias_pass.h"
+#include "backward_passes.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "tiles.h"
@@ -106,22 +106,6 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
       recompute_large(p, tile, scratch, stats);
     }
   });
-}
-
-void clear(float* p, int64_t floats) { memset(p, 0, static_cast<size_t>(floats) * sizeof(float)); }
-
-void write_query(const AttentionProblem& p, const RowTile& tile, const float* dq, BackwardScratch& scratch) {
-  alignas(64) float factor[kBlockRows];
-  for (float& f : factor) f = p.scale;
-  unpack_rows(dq, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
-}
-
-void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
-                const float* from) {
-  for (int32_t j = 0; j < keys; ++j) {
-    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)),
-               grad.dtype);
-  }
 }
 
 // ---- dq ----
@@ -227,138 +211,6 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       const int64_t row = owner.first_key + first;
       if (dk) write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, dk);
       if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, dv);
-    }
-  });
-}
-
-// ---- everything at once ----
-
-/// What the whole pass computes, and how it is cut into items: (batch, key head), or key head where an item must see
-/// every batch because a bias is shared by them.
-struct WholePass {
-  const AttentionProblem& p;
-  bool possible = true, all_batches = false, owns_bias[2] = {false, false};
-  int64_t items = 0, longest_q = 0, longest_k = 0, width;
-
-  explicit WholePass(const AttentionProblem& problem) : p(problem) {
-    width = round_up(p.dim_qk, kLanes) + round_up(p.dim_v, kLanes);
-    for (int part = 0; part < 2; ++part) {
-      const int64_t* size = p.bias.size[part];
-      // Grouped heads share tiles, so a sum along rows would depend on where the tiles of a head begin; packed
-      // sequences leave rows of the bias unvisited.
-      owns_bias[part] = p.bias.grad[part] && !p.cu_q && size[1] == p.heads_q && (size[2] > 1 || p.heads_q == p.heads_k);
-      all_batches |= owns_bias[part] && size[0] == 1 && p.batch > 1;
-    }
-    items = all_batches ? p.heads_k : p.heads_k * p.batch;
-    possible = p.cu_q || p.query_batches == p.batch;
-    for (int s = 0; s < p.num_segments; ++s) {
-      possible &= p.cu_q || (p.segments[s].key_batches == p.batch && p.segments[s].value_batches == p.batch);
-    }
-    for (int64_t b = 0; b < p.batch; ++b) {
-      const Sequence sequence = sequence_of(p, b);
-      longest_q = larger(longest_q, sequence.len_q);
-      longest_k = larger(longest_k, sequence.len_k);
-    }
-  }
-  int64_t batches() const { return all_batches ? p.batch : 1; }
-  int64_t key_floats() const { return longest_k * width * batches(); }
-  int64_t strip_floats(int part) const {
-    if (!owns_bias[part]) return 0;
-    const int64_t* size = p.bias.size[part];
-    return size[2] > 1 ? kBlockRows * size[3] : 2 * size[3];  // a strip with rows, or the total and a chunk
-  }
-  bool worthwhile(const Threads& threads) const {
-    constexpr int64_t kMostFloats = 4 << 20;  // 16 MiB a thread
-    return possible && items >= threads.count && key_floats() + strip_floats(0) + strip_floats(1) <= kMostFloats;
-  }
-};
-
-/// Moves a finished bias strip out: the rows of the tile, or a chunk of rows into the total.
-void finish_strip(const AttentionProblem& p, const BiasPart& owner, const RowTile& tile, int64_t rows,
-                  bool last_of_chunk, float* strip) {
-  if (owner.has_rows) {
-    const int64_t batch = owner.size[0] == 1 ? 0 : tile.sequence.batch;
-    for (int r = 0; r < tile.rows; ++r) {
-      const int64_t row = (batch * p.heads_q + tile.head[r]) * owner.size[2] + tile.query[r];
-      narrow_run(strip + r * owner.entries, owner.entries, owner.grad_at(row * owner.entries), owner.dtype());
-    }
-    clear(strip, rows * owner.entries);
-  } else if (last_of_chunk) {
-    float *total = strip, *chunk = strip + owner.entries;
-    for (int64_t e = 0; e < owner.entries; ++e) total[e] += chunk[e];
-    clear(chunk, owner.entries);
-  }
-}
-
-void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan) {
-  const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
-  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride, dk_width = round_up(p.dim_qk, kLanes);
-  const int64_t dv_width = plan.width - dk_width, batches = plan.batches();
-  parallel(threads, plan.items, operations, [&](Claim& claim) {
-    Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + plan.key_floats() + plan.strip_floats(0) +
-                plan.strip_floats(1) + 256);
-    BackwardScratch scratch(p, arena);
-    RowTile& tile = scratch.tile;
-    Targets to;
-    to.query = arena.take(dq_floats);
-    to.query_chunk = arena.take(dq_floats);
-    float* dk = arena.take(plan.longest_k * dk_width * batches);
-    float* dv = arena.take(plan.longest_k * dv_width * batches);
-    float* strips[2] = {nullptr, nullptr};
-    for (int part = 0; part < 2; ++part) {
-      if (!plan.owns_bias[part]) continue;
-      to.bias[part] = BiasPart(p, part);
-      strips[part] = arena.take(plan.strip_floats(part));
-      to.strip[part] = to.bias[part].has_rows ? strips[part] : strips[part] + to.bias[part].entries;
-    }
-    clear(to.query_chunk, dq_floats);
-    for (int64_t i; (i = claim.next()) >= 0;) {
-      const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
-      clear(dk, plan.longest_k * dk_width * batches);
-      clear(dv, plan.longest_k * dv_width * batches);
-      for (int part = 0; part < 2; ++part) {
-        if (strips[part]) clear(strips[part], plan.strip_floats(part));
-      }
-      const int64_t rows = plan.longest_q * (p.heads_q / p.heads_k);
-      for (int64_t first = 0; first < rows; first += kBlockRows) {
-        for (int64_t b = 0; b < batches; ++b) {
-          const Sequence sequence = sequence_of(p, first_batch + b);
-          const int64_t count = smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first);
-          if (count <= 0) continue;
-          init_rows(p, sequence, head, first, count, tile);
-          to.key = dk + b * plan.longest_k * dk_width;
-          to.value = dv + b * plan.longest_k * dv_width;
-          clear(to.query, dq_floats);
-          accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
-          if (p.grad_query.data) write_query(p, tile, to.query, scratch);
-        }
-        const bool last_of_chunk = first + kBlockRows >= rows || (first + kBlockRows) % kChunkRows == 0;
-        for (int part = 0; part < 2; ++part) {
-          if (strips[part]) finish_strip(p, to.bias[part], tile, kBlockRows, last_of_chunk, strips[part]);
-        }
-      }
-      for (int part = 0; part < 2; ++part) {
-        if (!strips[part] || to.bias[part].has_rows) continue;
-        const int64_t row = (to.bias[part].size[0] == 1 ? 0 : first_batch * p.heads_q) + head;
-        narrow_run(strips[part], to.bias[part].entries, to.bias[part].grad_at(row * to.bias[part].entries),
-                   to.bias[part].dtype());
-      }
-      for (int64_t b = 0; b < batches; ++b) {
-        const Sequence sequence = sequence_of(p, first_batch + b);
-        for (int s = 0; s < p.num_segments; ++s) {
-          const Segment& segment = p.segments[s];
-          const int64_t keys = segment_length(p, sequence, s), row = b * plan.longest_k + segment.offset;
-          const int32_t n = static_cast<int32_t>(keys);
-          if (segment.grad_key.data) {
-            write_keys(segment.grad_key, sequence.tensor_batch, head, sequence.first_key, n, p.dim_qk,
-                       dk + row * dk_width);
-          }
-          if (segment.grad_value.data) {
-            write_keys(segment.grad_value, sequence.tensor_batch, head, sequence.first_key, n, p.dim_v,
-                       dv + row * dv_width);
-          }
-        }
-      }
     }
   });
 }

@@ -3,7 +3,7 @@
 // sums in the same order as it does.
 
 #include "backward_accumulate.h"
-#include "bias_pass.h"
+#include "backward_passes.h"
 #include "parallel.h"
 
 MMK_NAMESPACE_BEGIN

@@ -17,8 +17,6 @@ struct Targets {
   float* strip[2] = {nullptr, nullptr};  // with a row axis: [row of the tile][entry]
 };
 
-namespace {
-
 inline void add_chunk(const AttentionProblem& p, const RowTile& tile, const Targets& to) {
   for (int64_t d = 0; d < p.dim_qk; ++d) {
     for (int r = 0; r < tile.padded; r += kLanes) {
@@ -64,8 +62,6 @@ inline void add_products(const AttentionProblem& p, const RowTile& tile, int32_t
              to.value + offset * round_up(p.dim_v, kLanes));
   }
 }
-
-}  // namespace
 
 /// Adds what the rows of the tile and the keys of the range give to each other.
 inline void accumulate_tile(const AttentionProblem& p, RowTile& tile, const KeyRange& range, const Statistics& stats,
@@ -122,6 +118,24 @@ inline void accumulate_tile(const AttentionProblem& p, RowTile& tile, const KeyR
     keys_finite = -1;
   });
   if (to.query && chunk >= 0) add_chunk(p, tile, to);
+}
+
+inline void clear(float* p, int64_t floats) { memset(p, 0, static_cast<size_t>(floats) * sizeof(float)); }
+
+/// dq = scale * the tile's sums, to the rows of grad_query.
+inline void write_query(const AttentionProblem& p, const RowTile& tile, const float* dq, BackwardScratch& scratch) {
+  alignas(64) float factor[kBlockRows];
+  for (float& f : factor) f = p.scale;
+  unpack_rows(dq, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
+}
+
+/// Sums of keys or values, to the rows of their gradient.
+inline void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
+                       const float* from) {
+  for (int32_t j = 0; j < keys; ++j) {
+    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)),
+               grad.dtype);
+  }
 }
 
 MMK_NAMESPACE_END

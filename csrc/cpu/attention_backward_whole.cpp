@@ -1,0 +1,105 @@
+// The whole pass of the backward: dq, dk, dv and dbias of one (batch, key head) in one work item, 5 products a tile.
+//
+// dk and dv of all keys of the item stay in fp32 scratch while the tiles of rows go by, so that every element is the
+// same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass.
+
+#include "backward_accumulate.h"
+#include "backward_passes.h"
+#include "parallel.h"
+
+MMK_NAMESPACE_BEGIN
+namespace {
+
+/// Moves a finished bias strip out: the rows of the tile, or a chunk of rows into the total.
+void finish_strip(const AttentionProblem& p, const BiasPart& owner, const RowTile& tile, int64_t rows,
+                  bool last_of_chunk, float* strip) {
+  if (owner.has_rows) {
+    const int64_t batch = owner.size[0] == 1 ? 0 : tile.sequence.batch;
+    for (int r = 0; r < tile.rows; ++r) {
+      const int64_t row = (batch * p.heads_q + tile.head[r]) * owner.size[2] + tile.query[r];
+      narrow_run(strip + r * owner.entries, owner.entries, owner.grad_at(row * owner.entries), owner.dtype());
+    }
+    clear(strip, rows * owner.entries);
+  } else if (last_of_chunk) {
+    float *total = strip, *chunk = strip + owner.entries;
+    for (int64_t e = 0; e < owner.entries; ++e) total[e] += chunk[e];
+    clear(chunk, owner.entries);
+  }
+}
+
+}  // namespace
+
+void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan) {
+  const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
+  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride, dk_width = round_up(p.dim_qk, kLanes);
+  const int64_t dv_width = plan.width - dk_width, batches = plan.batches();
+  parallel(threads, plan.items, operations, [&](Claim& claim) {
+    Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + plan.key_floats() + plan.strip_floats(0) +
+                plan.strip_floats(1) + 256);
+    BackwardScratch scratch(p, arena);
+    RowTile& tile = scratch.tile;
+    Targets to;
+    to.query = arena.take(dq_floats);
+    to.query_chunk = arena.take(dq_floats);
+    float* dk = arena.take(plan.longest_k * dk_width * batches);
+    float* dv = arena.take(plan.longest_k * dv_width * batches);
+    float* strips[2] = {nullptr, nullptr};
+    for (int part = 0; part < 2; ++part) {
+      if (!plan.owns_bias[part]) continue;
+      to.bias[part] = BiasPart(p, part);
+      strips[part] = arena.take(plan.strip_floats(part));
+      to.strip[part] = to.bias[part].has_rows ? strips[part] : strips[part] + to.bias[part].entries;
+    }
+    clear(to.query_chunk, dq_floats);
+    for (int64_t i; (i = claim.next()) >= 0;) {
+      const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
+      clear(dk, plan.longest_k * dk_width * batches);
+      clear(dv, plan.longest_k * dv_width * batches);
+      for (int part = 0; part < 2; ++part) {
+        if (strips[part]) clear(strips[part], plan.strip_floats(part));
+      }
+      const int64_t rows = plan.longest_q * (p.heads_q / p.heads_k);
+      for (int64_t first = 0; first < rows; first += kBlockRows) {
+        for (int64_t b = 0; b < batches; ++b) {
+          const Sequence sequence = sequence_of(p, first_batch + b);
+          const int64_t count = smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first);
+          if (count <= 0) continue;
+          init_rows(p, sequence, head, first, count, tile);
+          to.key = dk + b * plan.longest_k * dk_width;
+          to.value = dv + b * plan.longest_k * dv_width;
+          clear(to.query, dq_floats);
+          accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
+          if (p.grad_query.data) write_query(p, tile, to.query, scratch);
+        }
+        const bool last_of_chunk = first + kBlockRows >= rows || (first + kBlockRows) % kChunkRows == 0;
+        for (int part = 0; part < 2; ++part) {
+          if (strips[part]) finish_strip(p, to.bias[part], tile, kBlockRows, last_of_chunk, strips[part]);
+        }
+      }
+      for (int part = 0; part < 2; ++part) {
+        if (!strips[part] || to.bias[part].has_rows) continue;
+        const int64_t row = (to.bias[part].size[0] == 1 ? 0 : first_batch * p.heads_q) + head;
+        narrow_run(strips[part], to.bias[part].entries, to.bias[part].grad_at(row * to.bias[part].entries),
+                   to.bias[part].dtype());
+      }
+      for (int64_t b = 0; b < batches; ++b) {
+        const Sequence sequence = sequence_of(p, first_batch + b);
+        for (int s = 0; s < p.num_segments; ++s) {
+          const Segment& segment = p.segments[s];
+          const int64_t keys = segment_length(p, sequence, s), row = b * plan.longest_k + segment.offset;
+          const int32_t n = static_cast<int32_t>(keys);
+          if (segment.grad_key.data) {
+            write_keys(segment.grad_key, sequence.tensor_batch, head, sequence.first_key, n, p.dim_qk,
+                       dk + row * dk_width);
+          }
+          if (segment.grad_value.data) {
+            write_keys(segment.grad_value, sequence.tensor_batch, head, sequence.first_key, n, p.dim_v,
+                       dv + row * dv_width);
+          }
+        }
+      }
+    }
+  });
+}
+
+MMK_NAMESPACE_END

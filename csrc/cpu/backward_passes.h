@@ -1,0 +1,54 @@
+// The passes of the backward that stand in files of their own.
+#pragma once
+
+#include "backward_bias.h"
+
+MMK_NAMESPACE_BEGIN
+
+/// What the whole pass computes, and how it is cut into items: (batch, key head), or key head where an item must see
+/// every batch because a bias is shared by them.
+struct WholePass {
+  const AttentionProblem& p;
+  bool possible = true, all_batches = false, owns_bias[2] = {false, false};
+  int64_t items = 0, longest_q = 0, longest_k = 0, width;
+
+  explicit WholePass(const AttentionProblem& problem) : p(problem) {
+    width = round_up(p.dim_qk, kLanes) + round_up(p.dim_v, kLanes);
+    for (int part = 0; part < 2; ++part) {
+      const int64_t* size = p.bias.size[part];
+      // Grouped heads share tiles, so a sum along rows would depend on where the tiles of a head begin; packed
+      // sequences leave rows of the bias unvisited.
+      owns_bias[part] = p.bias.grad[part] && !p.cu_q && size[1] == p.heads_q && (size[2] > 1 || p.heads_q == p.heads_k);
+      all_batches |= owns_bias[part] && size[0] == 1 && p.batch > 1;
+    }
+    items = all_batches ? p.heads_k : p.heads_k * p.batch;
+    possible = p.cu_q || p.query_batches == p.batch;
+    for (int s = 0; s < p.num_segments; ++s) {
+      possible &= p.cu_q || (p.segments[s].key_batches == p.batch && p.segments[s].value_batches == p.batch);
+    }
+    for (int64_t b = 0; b < p.batch; ++b) {
+      const Sequence sequence = sequence_of(p, b);
+      longest_q = larger(longest_q, sequence.len_q);
+      longest_k = larger(longest_k, sequence.len_k);
+    }
+  }
+  int64_t batches() const { return all_batches ? p.batch : 1; }
+  int64_t key_floats() const { return longest_k * width * batches(); }
+  int64_t strip_floats(int part) const {
+    if (!owns_bias[part]) return 0;
+    const int64_t* size = p.bias.size[part];
+    return size[2] > 1 ? kBlockRows * size[3] : 2 * size[3];  // a strip with rows, or the total and a chunk
+  }
+  bool worthwhile(const Threads& threads) const {
+    constexpr int64_t kMostFloats = 4 << 20;  // 16 MiB a thread
+    return possible && items >= threads.count && key_floats() + strip_floats(0) + strip_floats(1) <= kMostFloats;
+  }
+};
+
+/// dq, dk, dv and the biases the plan owns, in one sweep (attention_backward_whole.cpp).
+void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan);
+
+/// Gradient of part 0 or 1 of the bias, on its own (attention_bias_gradient.cpp).
+void bias_gradient(const AttentionProblem& p, const Threads& threads, const Statistics& stats, int part);
+
+MMK_NAMESPACE_END
