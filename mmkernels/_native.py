@@ -1,11 +1,13 @@
 """Loads the C++ library once and keeps the reason when it cannot be loaded.
 
 ``MMKERNELS_DISABLE_NATIVE=1`` in the environment keeps it unloaded: everything then runs on the reference backend.
+``MMKERNELS_CPU_ISA`` names the instruction set (``mmkernels info`` lists them); the default is the best there is.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -23,6 +25,11 @@ def _load() -> str | None:
         torch.ops.load_library(str(LIBRARY))
     except OSError as error:
         return f"the C++ library {LIBRARY.name} could not be loaded: {error}"
+    name, known = os.environ.get("MMKERNELS_CPU_ISA", ""), torch.ops.mmkernels_cpu.isas().split()
+    if name and name not in known:
+        reason = f"MMKERNELS_CPU_ISA is {name!r}, expected one of {', '.join(known)} on this processor"
+        warnings.warn(f"mmkernels: the cpu backend is off: {reason}", RuntimeWarning, stacklevel=2)
+        return reason
     return None
 
 
