@@ -105,6 +105,8 @@ def _without_autocast(query: Tensor) -> Any:
 
 def _in_order_of(query: Tensor, out: Tensor) -> Tensor:
     """The same values, dense in the query's order of axes, without writing in place."""
+    if torch.compiler.is_compiling():
+        return out  # a compiler lays out what it fuses, and symbolic strides cannot be sorted
     strides = dense_strides_like(query, out.shape)
     if out.stride() == strides:
         return out
@@ -132,6 +134,9 @@ def _attend(call: Lowered, differentiable: bool, with_lse: bool) -> tuple[Tensor
         weights, lse = _softmax(logits, differentiable, with_lse)
     else:
         weights, lse = _masked_softmax(torch.where(visible, logits, -INF))
+        if differentiable:
+            # A row that is NaN has NaN everywhere: its masked pairs must not pass that on to the values' gradients.
+            weights = torch.where(visible, weights, 0.0)
     if pairs.k_len > 0:
         kept = pairs.kept()
         if kept is not None:
@@ -203,9 +208,9 @@ def _gradients(
         logits = call.softcap * capped
     if bias is not None:
         logits = logits + bias
-    if active is not None:
-        logits = torch.where(active, logits, -INF)
     weights = (logits - torch.where(lse == -INF, 0.0, lse)).exp_()
+    if active is not None:
+        weights = torch.where(active, weights, 0.0)
     kept = pairs.kept()
 
     grad_values: list[Tensor] = []
@@ -234,7 +239,7 @@ def _gradients(
     grad_query, grad_keys = call.query.new_empty(0), []
     if needs_query:
         d_query = isolated_matmul(d_logits, key, isolating) * call.scale
-        grad_query = _shaped(pairs.packed(d_query.reshape(*pairs.shape[:3], -1)), call.query)
+        grad_query = _shaped(pairs.packed(d_query.reshape(*pairs.shape[:3], query.shape[-1])), call.query)
     if needs_keys:
         d_key = _transposed_matmul(d_logits, query, isolating) * call.scale
         grad_keys = _cut(d_key, call.keys, pairs)
