@@ -1,0 +1,1 @@
+"""Benchmarks: the named problems (shared with the tests), what other libraries do with them, and the report."""

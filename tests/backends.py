@@ -1,0 +1,60 @@
+"""What a test can run on: the reference backend, and the C++ kernels once per instruction set of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from mmkernels import _native
+
+
+@dataclass(frozen=True)
+class Run:
+    """A backend, and for "cpu" its instruction set."""
+
+    backend: str
+    isa: str = ""
+
+    @property
+    def name(self) -> str:
+        """What test ids show."""
+        return self.isa or self.backend
+
+    @contextmanager
+    def active(self) -> Iterator[str]:
+        """Use its instruction set meanwhile; gives the backend's name."""
+        if self.backend == "cpu" and not _native.loaded:
+            pytest.skip(f"no C++ kernels: {_native.why_not_loaded}")
+        if not self.isa:
+            yield self.backend
+            return
+        before = torch.ops.mmkernels_cpu.isa()
+        torch.ops.mmkernels_cpu.use_isa(self.isa)
+        try:
+            assert torch.ops.mmkernels_cpu.isa() == self.isa
+            yield self.backend
+        finally:
+            torch.ops.mmkernels_cpu.use_isa(before)
+
+
+REFERENCE = Run("reference")
+NATIVE = [Run("cpu", isa) for isa in torch.ops.mmkernels_cpu.isas().split()] if _native.loaded else [Run("cpu")]
+"""Best instruction set first, as the library would choose."""
+CPU = NATIVE[0]
+DEFAULT = [REFERENCE, CPU]
+EVERY = [REFERENCE, *NATIVE]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def runs(*which: Run) -> pytest.MarkDecorator:
+    """Parametrise over `run`."""
+    return pytest.mark.parametrize("run", which, ids=lambda run: run.name)
+
+
+def dtypes(*which: torch.dtype) -> pytest.MarkDecorator:
+    """Parametrise over `dtype`, all of the kernels' by default."""
+    return pytest.mark.parametrize("dtype", which or DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -1,0 +1,78 @@
+"""Every named problem on every backend, in every dtype: outputs, lse and all gradients against the fp64 reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.problems import PROBLEMS, Problem
+from tests.backends import CPU, DTYPES, EVERY, NATIVE, REFERENCE, Run, dtypes, runs
+from tests.tolerance import Expectation
+
+_expectations: dict[tuple[str, torch.dtype], Expectation] = {}
+
+
+def expectation(problem: Problem, dtype: torch.dtype) -> Expectation:
+    """The last few problems' references: several backends are compared with each."""
+    key = (problem.name, dtype)
+    if key not in _expectations:
+        if len(_expectations) >= 2 * len(DTYPES):
+            _expectations.pop(next(iter(_expectations)))
+        _expectations[key] = Expectation(problem.make(dtype, seed=0, scale_down=True))
+    return _expectations[key]
+
+
+def check(problem: Problem, run: Run, dtype: torch.dtype) -> None:
+    with run.active() as backend:
+        expectation(problem, dtype).check(backend)
+
+
+problems = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+
+
+@problems
+@dtypes()
+@runs(REFERENCE, CPU)
+def test_backend(problem: Problem, run: Run, dtype: torch.dtype) -> None:
+    check(problem, run, dtype)
+
+
+@problems
+@runs(*NATIVE[1:])
+def test_instruction_set(problem: Problem, run: Run) -> None:
+    """The other instruction sets; the dtypes in turn, all of them in the slow run."""
+    check(problem, run, DTYPES[PROBLEMS.index(problem) % len(DTYPES)])
+
+
+@pytest.mark.slow
+@problems
+@dtypes()
+@runs(*NATIVE[1:])
+def test_instruction_set_and_dtype(problem: Problem, run: Run, dtype: torch.dtype) -> None:
+    check(problem, run, dtype)
+
+
+@pytest.mark.slow
+@problems
+@dtypes()
+@runs(*EVERY)
+def test_other_draws(problem: Problem, run: Run, dtype: torch.dtype) -> None:
+    for seed in (1, 2):
+        with run.active() as backend:
+            Expectation(problem.make(dtype, seed, scale_down=True), seed).check(backend)
+
+
+@pytest.mark.nightly
+@problems
+@runs(CPU)
+def test_full_size(problem: Problem, run: Run) -> None:
+    """The problems as benchmarks run them."""
+    with run.active() as backend:
+        Expectation(problem.make(torch.float32)).check(backend)
+
+
+@runs(REFERENCE)
+@pytest.mark.parametrize("problem", PROBLEMS[::4], ids=lambda problem: problem.name)
+def test_fp64(problem: Problem, run: Run) -> None:
+    """The reference backend computes fp64 in fp64."""
+    Expectation(problem.make(torch.float64, seed=0, scale_down=True)).check(run.backend)
