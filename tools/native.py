@@ -174,7 +174,7 @@ def isas() -> dict[str, list[str]]:
 def find_compiler() -> list[str]:
     """CXX, or the first of g++, clang++, c++; checked to be new enough."""
     named = _words("CXX")
-    command = named or next(([name] for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+    command = named or [name for name in ("g++", "clang++", "c++") if shutil.which(name)][:1]
     if not command:
         raise BuildError("no C++ compiler found: install g++ 11 or newer, or set CXX")
     try:

@@ -41,6 +41,12 @@ std::vector<float> merge_factors(float max_a, float max_b) {
   return {m.row_max, m.factor_a, m.factor_b};
 }
 
+/// An error on purpose where index is not below size: what the sanitizers must see.
+int read_heap(int size, int index) {
+  std::vector<int> values(size, 7);
+  return *(values.data() + index);
+}
+
 // ---- vectors ----
 
 /// `function` over an array of any length, padded with copies of its last element.
@@ -124,6 +130,7 @@ PYBIND11_MODULE(mmk_core_tests, m) {
   m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key0"), py::arg("key1"));
   m.def("merge_factors", &merge_factors, py::arg("max_a"), py::arg("max_b"));
   m.def("safe_shift", &mmkernels::baseline::safe_shift<float>, py::arg("row_max"));
+  m.def("read_heap", &read_heap, py::arg("size"), py::arg("index"));
   m.def("lanes", &lanes);
   py::class_<Lanes>(m, "Lanes")
       .def_property_readonly("lanes", [](const Lanes& self) { return self.functions->lanes; })
