@@ -54,16 +54,15 @@ class Mask:
     leaves of the mask as a pytree; nothing is read from them on the host, except by `Mask.dense` in eager CPU mode.
     """
 
-    __slots__ = ("empty_rows", "parts", "value_key")
+    __slots__ = ("empty_rows", "others", "parts", "windows", "windows_key")
 
     def __init__(self, parts: tuple[Part, ...], empty_rows: str | None = None) -> None:
         self.parts = parts
         self.empty_rows = empty_rows
-        # Names what the mask says in every call of the same shape, if it has no tensors: then it is a chain of windows.
-        key: str | None = empty_rows or ""
-        for part in parts:
-            key = None if key is None or not isinstance(part, mask_parts.Window) else f"{key};{part.key}"
-        self.value_key = key
+        # Windows have no tensors: they say the same in every call of the same shape, which the key names.
+        self.windows = tuple([part for part in parts if isinstance(part, mask_parts.Window)])
+        self.others = tuple([part for part in parts if not isinstance(part, mask_parts.Window)])
+        self.windows_key = ";".join([f"{self.empty_rows}", *[part.key for part in self.windows]])
 
     @classmethod
     def causal(cls, align: str = "top_left", *, empty_rows: str | None = None) -> Mask:

@@ -111,6 +111,8 @@ class Call:
                 if isinstance(bound, int) and bound == 0:
                     return 0
                 bound = bound - offset if index else bound
+                if isinstance(bound, Tensor) and not (raw or isinstance(limit, Tensor)):
+                    return bound.clamp(0, limit)
                 bound = bound if raw and index == 0 else largest(bound, 0)
                 return bound if raw and index == last else smallest(bound, limit)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmkernels.mask_call import Bound, Call, Span, Spans, VarlenCall
+from mmkernels.mask_call import Bound, Call, Spans, VarlenCall
 from mmkernels.mask_parts import intersection
 
 if TYPE_CHECKING:
@@ -38,38 +38,57 @@ class ResolvedMask:
 
 
 _NO_MASK = ResolvedMask()
-_cache: dict[Any, ResolvedMask] = {}
+_cache: dict[Any, tuple[Spans, ResolvedMask]] = {}
+_zeros: dict[torch.device, Tensor] = {}
 
 
 def _check_device(mask: Mask, device: torch.device) -> None:
-    for part in mask.parts:
+    for part in mask.others:
         for tensor in part.tensors():
             if tensor.device != device:
                 raise ValueError(f"mask is on {tensor.device}, but query is on {device}; use mask.to(query.device)")
 
 
-def _stack(bounds: list[Bound], device: torch.device) -> Tensor:
-    tensors = [
-        bound if isinstance(bound, Tensor) else torch.full((1, 1, 1), bound, dtype=torch.int32, device=device)
-        for bound in bounds
-    ]
-    tensors = [bound if bound.dtype == torch.int32 else bound.to(torch.int32) for bound in tensors]
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(torch.broadcast_tensors(*tensors))
+def _as_tensor(bound: Bound, device: torch.device, may_cache: bool) -> Tensor:
+    if isinstance(bound, Tensor):
+        return bound if bound.dtype == torch.int32 else bound.to(torch.int32)
+    if not may_cache or bound != 0:
+        return torch.full((1, 1, 1), bound, dtype=torch.int32, device=device)
+    zero = _zeros.get(device)
+    if zero is None:
+        with torch.inference_mode(False):
+            zero = _zeros[device] = torch.zeros((1, 1, 1), dtype=torch.int32, device=device)
+    return zero
 
 
-def _finish(answer: Spans, mask: Mask, device: torch.device) -> ResolvedMask:
-    start = stop = None
+def _finish(answer: Spans, mask: Mask, device: torch.device, may_cache: bool) -> ResolvedMask:
+    bounds = []
     if answer.spans:
-        spans: list[Span] = answer.spans
-        start, stop = _stack([span[0] for span in spans], device), _stack([span[1] for span in spans], device)
+        for side in zip(*answer.spans, strict=True):
+            tensors = [_as_tensor(bound, device, may_cache) for bound in side]
+            bounds.append(tensors[0][None] if len(tensors) == 1 else torch.stack(torch.broadcast_tensors(*tensors)))
+    start, stop = bounds or (None, None)
     return ResolvedMask(start, stop, answer.visible, answer.exact, mask.empty_rows == "unmask")
 
 
 def _may_cache(device: torch.device) -> bool:
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return False
+    if torch._C._functorch.get_dynamic_layer_stack_depth() > 0:
+        return False
     # A captured graph would go on reading a tensor that the cache may drop, or that belongs to the graph's pool.
     return device.type == "cpu" or not (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
+def _remember(key: Any, mask: Mask, call: Call) -> tuple[Spans, ResolvedMask]:
+    # Outside of inference mode, so that a later call can save the tensors for its backward.
+    with torch.inference_mode(False):
+        answer = intersection(mask.windows, call)
+        found = answer, _finish(answer, mask, call.device, True)
+    if len(_cache) >= CACHE_SIZE:
+        _cache.pop(next(iter(_cache)), None)
+    _cache[key] = found
+    return found
 
 
 def resolve(
@@ -82,23 +101,20 @@ def resolve(
     """
     if mask is None:
         return _NO_MASK
-    key = None
-    if mask.value_key is not None and _may_cache(device):
-        key = (mask.value_key, q_len, *k_lens, device)
-        found = _cache.get(key)
-        if found is not None:
-            return found
+    may_cache = _may_cache(device)
+    answer = None
+    if may_cache and mask.windows:
+        key = (mask.windows_key, q_len, *k_lens, device)
+        known = _cache.get(key)
+        if known is None:
+            known = _remember(key, mask, Call(batch, heads, q_len, list(k_lens), device))
+        if not mask.others:
+            return known[1]
+        answer = known[0]
     _check_device(mask, device)
     call = Call(batch, heads, q_len, list(k_lens), device)
-    if key is None:
-        return _finish(intersection(mask.parts, call), mask, device)
-    # Outside of inference mode, so that a later call can save the tensors for its backward.
-    with torch.inference_mode(False):
-        found = _finish(intersection(mask.parts, call), mask, device)
-    if len(_cache) >= CACHE_SIZE:
-        _cache.pop(next(iter(_cache)), None)
-    _cache[key] = found
-    return found
+    answer = intersection(mask.parts, call) if answer is None else answer & intersection(mask.others, call)
+    return _finish(answer, mask, device, may_cache)
 
 
 def resolve_varlen(
@@ -117,4 +133,4 @@ def resolve_varlen(
         return _NO_MASK
     _check_device(mask, device)
     call = VarlenCall(cu_seqlens_q, cu_seqlens_k, total_q, heads, max_q, max_k, device)
-    return _finish(intersection(mask.parts, call), mask, device)
+    return _finish(intersection(mask.parts, call), mask, device, _may_cache(device))

@@ -171,6 +171,23 @@ class TestCache:
         assert not mask_resolve._cache
         assert type(self.resolve(Mask.causal()).stop) is torch.Tensor
 
+    def test_holds_no_functorch_tensor(self):
+        mask_resolve._cache.clear()
+
+        def loss(x: torch.Tensor) -> torch.Tensor:
+            return (self.resolve(Mask.causal()).stop * x).sum()
+
+        torch.func.grad(loss)(torch.ones(()))
+        torch.vmap(loss)(torch.ones(2))
+        assert not mask_resolve._cache
+
+    def test_windows_are_shared_by_mixed_masks(self):
+        mask_resolve._cache.clear()
+        mixed = Mask.key_lengths(torch.tensor([6])) & Mask.causal("bottom_right")
+        first, second = self.resolve(mixed), self.resolve(mixed)
+        assert len(mask_resolve._cache) == 1
+        assert torch.equal(first.stop, second.stop) and first.stop.flatten().tolist() == [3, 4, 5, 6, 6]
+
     def test_holds_no_inference_tensor(self):
         mask_resolve._cache.clear()
         with torch.inference_mode():

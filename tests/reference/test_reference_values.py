@@ -145,6 +145,19 @@ class TestEdges:
         # finfo.min of fp16 still resolves differences of the logits, which are below 0.05 here.
         torch.testing.assert_close(out.double(), mean, rtol=0, atol=0.03 if bias_dtype == torch.float16 else 5e-3)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_gradients_of_rows_of_finfo_min_are_uniform(self, dtype):
+        query, key, value = (t.to(dtype) for t in qkv())
+        bias = torch.full((1, 1, 1, 7), torch.finfo(dtype).min, dtype=dtype)
+        call = call_of(query / 1024, key, value, bias=[bias], bias_kind=1)
+        out, lse = reference.forward(call)
+        grads = reference.backward(torch.ones_like(out), None, call, out, lse, [True] * 4)
+        # Two query heads of five rows share a key head, each row weighs each of seven keys with 1 / 7.
+        torch.testing.assert_close(grads[2][0], torch.full_like(value, 2 * 5 / 7))
+        leaves = [t.clone().requires_grad_() for t in (query / 1024, key, value)]
+        auto = reference.differentiable_forward(*call_of(*leaves, bias=[bias], bias_kind=1))[0]
+        torch.testing.assert_close(torch.autograd.grad(auto.sum(), leaves[2])[0], grads[2][0])
+
     def test_without_lse(self):
         call = call_of(*qkv())
         out, lse = reference.forward(call, with_lse=False)

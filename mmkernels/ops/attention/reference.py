@@ -208,9 +208,7 @@ def _gradients(
         logits = call.softcap * capped
     if bias is not None:
         logits = logits + bias
-    weights = (logits - torch.where(lse == -INF, 0.0, lse)).exp_()
-    if active is not None:
-        weights = torch.where(active, weights, 0.0)
+    weights = _weights_again(logits, lse, active)
     kept = pairs.kept()
 
     grad_values: list[Tensor] = []
@@ -244,6 +242,18 @@ def _gradients(
         d_key = _transposed_matmul(d_logits, query, isolating) * call.scale
         grad_keys = _cut(d_key, call.keys, pairs)
     return grad_query, grad_keys, grad_values, grad_bias
+
+
+def _weights_again(logits: Tensor, lse: Tensor, active: Tensor | None) -> Tensor:
+    """The probabilities once more, not as exp(logits - lse): beside finfo.min, lse cannot hold the log of a sum."""
+    if logits.shape[-1] == 0:
+        return logits
+    if active is None:
+        weights = torch.softmax(logits, dim=-1)
+        return weights if all_finite(lse) else torch.where(lse == -INF, 0.0, weights)
+    weights, _ = _masked_softmax(torch.where(active, logits, -INF))
+    # A row that is NaN has NaN everywhere: its masked pairs must not pass that on.
+    return torch.where(active, weights, 0.0)
 
 
 def _transposed_matmul(weights: Tensor, rows: Tensor, isolating: Tensor | None) -> Tensor:
