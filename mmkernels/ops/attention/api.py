@@ -1,31 +1,20 @@
-"""Attention's public functions: docstrings, and the short way of a plain call.
-
-A call without mask and bias on plain tensors looks its checks and its backend up by shapes, dtypes and devices; every
-other call is lowered argument by argument (``front``).
-"""
+"""Attention's public functions: plain calls take the short way (``plain``), any other is lowered (``front``)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mmkernels import routing
-from mmkernels.backend import Explanation, choose
+from mmkernels import backend as backends
 from mmkernels.mask import Mask
-from mmkernels.ops.attention import check, front
-from mmkernels.ops.attention.autograd import Attention, Choice
+from mmkernels.ops.attention import check, front, plain
 from mmkernels.ops.attention.front import Bias
-from mmkernels.ops.attention.lowered import Lowered, problem_of
+from mmkernels.ops.attention.lowered import problem_of
 from mmkernels.ops.attention.sdpa import scaled_dot_product_attention
 
 __all__ = ["attention", "attention_varlen", "explain", "joint_attention", "scaled_dot_product_attention"]
-
-_PLANS: dict[tuple[Any, ...], Choice] = {}
-_MOST_PLANS = 4096
-_any_autocast = torch._C._is_any_autocast_enabled
 
 
 def attention(
@@ -86,54 +75,15 @@ def attention(
 
     Source: Vaswani et al., "Attention is all you need", 2017; Dao et al., "FlashAttention", 2022.
     """
-    if mask is None and bias is None and isinstance(query, Tensor) and isinstance(key, Tensor):
-        if isinstance(value, Tensor) and routing.route((query, key, value)) == "eager" and not _any_autocast():
-            numbers = (scale is None or type(scale) is float) and softcap is None
-            if numbers and type(dropout_p) is float and dropout_p == 0.0 and seed is None and dropout_offsets is None:
-                return _plain(query, key, value, scale, return_lse, backend)
+    if mask is None and bias is None and softcap is None and seed is None and dropout_offsets is None:
+        if plain.serves(query, key, value, scale, dropout_p, backend):
+            return plain.attention(query, key, value, scale, return_lse, backend)
     listed = not isinstance(key, Tensor)
     keys, values = check.segments_of("key", key), check.segments_of("value", value)
     call = front.lower(
         query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, listed
     )  # fmt: skip
     return front.result(front.run(call, backend, return_lse), return_lse)
-
-
-def _plain(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None, return_lse: bool, backend: str | None
-) -> Any:
-    """A call with nothing but operands and scale, in eager mode."""
-    shape = query.shape
-    facts = (
-        shape, key.shape, value.shape, query.dtype, key.dtype, value.dtype, query.device, key.device, value.device,
-        backend,
-    )  # fmt: skip
-    choice = _PLANS.get(facts)
-    if choice is None:
-        choice = _plan(facts, query, key, value)
-    if scale is None:
-        scale = shape[-1] ** -0.5
-    elif not -check.HUGE < scale < check.HUGE:
-        check.check_number("scale", scale)
-    if choice.batch != shape[0]:
-        query = query.expand(choice.batch, -1, -1, -1)
-    call = Lowered(
-        query, [key], [value], None, None, None, None, [], 0, 0, None, None, None, scale, 0.0, 0.0, False,
-        check.ZERO_OFFSETS,
-    )  # fmt: skip
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return Attention.apply(choice.forward(call), call, choice, return_lse, query, key, value)
-    out, lse = choice.forward(call)(call, return_lse)
-    return (out, lse) if return_lse else out
-
-
-def _plan(facts: tuple[Any, ...], query: Tensor, key: Tensor, value: Tensor) -> Choice:
-    batch = check.check_operands(query, [key], [value])
-    choice = Choice(facts[-1], batch)
-    if len(_PLANS) >= _MOST_PLANS:
-        _PLANS.clear()
-    _PLANS[facts] = choice
-    return choice
 
 
 def attention_varlen(
@@ -254,7 +204,7 @@ def explain(
     return_lse: bool = False,
     backend: str | None = None,
     dropout_offsets: Sequence[int] | None = None,
-) -> Explanation:
+) -> backends.Explanation:
     """Which backend ``attention`` would run with these arguments, why not the others, and what is unverified.
 
     Nothing is computed. Takes the arguments of ``attention`` and raises as it does for wrong ones, but not for a named
@@ -271,4 +221,6 @@ def explain(
         query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, listed
     )  # fmt: skip
     directions = ("forward", "backward")
-    return Explanation({direction: choose(problem_of(call, direction), backend) for direction in directions})
+    return backends.Explanation(
+        {direction: backends.choose(problem_of(call, direction), backend) for direction in directions}
+    )

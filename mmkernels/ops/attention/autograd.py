@@ -24,11 +24,13 @@ Forward = Callable[[Lowered, bool], tuple[Tensor, "Tensor | None"]]
 class Choice:
     """The backends of a call: found at the first use, kept for its backward and for calls of the same kind."""
 
-    __slots__ = ("_backward", "_forward", "batch", "name")
+    __slots__ = ("_backward", "_forward", "batch", "name", "short")
 
-    def __init__(self, name: str | None, batch: int = 0) -> None:
+    def __init__(self, name: str | None, batch: int = 0, short: Any = None) -> None:
         self.name = name
         self.batch = batch
+        self.short = short
+        """A backend with ``forward_plain`` and ``backward_plain`` that runs both directions, or None."""
         self._forward: Forward | None = None
         self._backward: Callable[..., Gradients] | None = None
 
@@ -45,6 +47,13 @@ class Choice:
         return self._backward
 
 
+def short_choice(call: Lowered, name: str | None, batch: int) -> Choice:
+    """The backends of a call with nothing but operands and scale, for the short way if one backend has it."""
+    module = backends.select(problem_of(call, "forward"), name)
+    same = backends.select(problem_of(call, "backward"), name) is module
+    return Choice(name, batch, module if same and hasattr(module, "forward_plain") else None)
+
+
 def gradients(
     grad_out: Tensor | None,
     grad_lse: Tensor | None,
@@ -58,7 +67,8 @@ def gradients(
 
     With create_graph=True, and for gradients batched by ``is_grads_batched``, that is the differentiable reference.
     """
-    if torch.is_grad_enabled() or any(g is not None and op_rules.is_legacy_batched(g) for g in (grad_out, grad_lse)):
+    batched = any(grad is not None and op_rules.is_legacy_batched(grad) for grad in (grad_out, grad_lse))
+    if torch.is_grad_enabled() or batched:
         return differentiable_backward(grad_out, grad_lse, call, needs)
     if grad_out is None:
         grad_out = torch.zeros_like(out)
@@ -138,6 +148,47 @@ class Attention(torch.autograd.Function):
             *(grads[2] if needs[2] else [None] * count),
             *(grads[3] if needs[3] else [None] * len(bias)),
         )
+
+
+class PlainAttention(torch.autograd.Function):
+    """``Attention`` of one segment and nothing else, in eager mode: the same formula with less to carry."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, choice: Choice, scale: float, return_lse: bool, query: Tensor, key: Tensor, value: Tensor
+    ) -> Any:
+        out, lse = choice.short.forward_plain(query, key, value, scale, True)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.rest = (choice, scale)
+        if not return_lse:
+            return out
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None = None) -> Any:
+        query, key, value, out, lse = ctx.saved_tensors
+        choice, scale = ctx.rest
+        needs = ctx.needs_input_grad[3:]
+        if grad_out is not None and grad_lse is None and _is_plain_backward(grad_out):
+            return None, None, None, *choice.short.backward_plain(grad_out, query, key, value, scale, out, lse, needs)
+        call = Lowered(query, [key], [value], scale=scale)
+        grad_query, grad_keys, grad_values, _ = gradients(grad_out, grad_lse, call, out, lse, (*needs, False), choice)
+        return (
+            None,
+            None,
+            None,
+            grad_query if needs[0] else None,
+            grad_keys[0] if needs[1] else None,
+            grad_values[0] if needs[2] else None,
+        )
+
+
+def _is_plain_backward(grad_out: Tensor) -> bool:
+    """No second derivative, and nothing that traces or transforms the backward."""
+    if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad_out):
+        return False
+    return routing.route((grad_out,)) == "eager"
 
 
 class AttentionBackward(torch.autograd.Function):

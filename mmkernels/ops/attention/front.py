@@ -19,6 +19,9 @@ from mmkernels.ops.attention.lowered import Lowered
 
 Bias = Tensor | RelativeBias | DecomposedBias
 
+_BATCHES: dict[tuple[Any, ...], int] = {}
+_MOST_BATCHES = 4096
+
 
 def as_mask(mask: Any) -> Mask | None:
     """None, a Mask, or a bool tensor as a dense Mask."""
@@ -36,6 +39,20 @@ def autocast_operands(
     check.check_tensor("query", query)
     dtype = routing.active_autocast_dtype(query.device.type)
     return (query, keys, values) if dtype is None else routing.autocast_operands(dtype, query, keys, values)
+
+
+def batch_of(query: Tensor, keys: list[Tensor], values: list[Tensor], listed: bool) -> int:
+    """``check_operands``, remembered for plain tensors in eager mode."""
+    if torch.compiler.is_compiling() or type(query) not in routing.PLAIN_TYPES:
+        return check.check_operands(query, keys, values, listed)
+    facts = (len(keys), *((x.shape, x.dtype, x.device, x.layout) for x in (query, *keys, *values)))
+    batch = _BATCHES.get(facts)
+    if batch is None:
+        batch = check.check_operands(query, keys, values, listed)
+        if len(_BATCHES) >= _MOST_BATCHES:
+            _BATCHES.clear()
+        _BATCHES[facts] = batch
+    return batch
 
 
 def lower_numbers(scale: Any, softcap: Any, dropout_p: Any, head_dim: int) -> tuple[float, float, float]:
@@ -62,7 +79,7 @@ def lower(
     ``rows`` is the (batch, query length) that mask and bias are lowered against; None takes the operands' own.
     """
     query, keys, values = autocast_operands(query, keys, values)
-    batch = check.check_operands(query, keys, values, listed)
+    batch = batch_of(query, keys, values, listed)
     q_len = query.shape[2]
     if rows is not None:
         batch, q_len = rows
@@ -211,7 +228,7 @@ def lower_joint(
     """One lowered call per query segment; mask, bias and seed are lowered once for the concatenated query axis."""
     batch = 1
     for index, query in enumerate(queries):
-        own = check.check_operands(*autocast_operands(query, keys, values), listed=True)
+        own = batch_of(*autocast_operands(query, keys, values), True)
         if own != 1 and batch not in (1, own):
             raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected a batch of {batch} or 1")
         batch = own if batch == 1 else batch

@@ -56,7 +56,8 @@ def lse_dtype(dtype: torch.dtype) -> torch.dtype:
 def empty_lse(query: Tensor, varlen: bool) -> Tensor:
     """Uninitialised lse of the call: (B, Hq, Lq), varlen (Hq, T); dense."""
     shape = (query.shape[1], query.shape[0]) if varlen else query.shape[:3]
-    return torch.empty(shape, dtype=lse_dtype(query.dtype), device=query.device)
+    dtype = lse_dtype(query.dtype)
+    return query.new_empty(shape) if dtype == query.dtype else query.new_empty(shape, dtype=dtype)
 
 
 def problem_of(call: Lowered, direction: str) -> Problem:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkernels.mask import Mask
-from mmkernels.ops.attention import check, front
+from mmkernels.ops.attention import check, front, plain
 
 
 def scaled_dot_product_attention(
@@ -41,6 +41,9 @@ def scaled_dot_product_attention(
     Raises:
         TypeError, ValueError: naming the argument, before anything runs.
     """
+    if attn_mask is None and is_causal is False and plain.serves(query, key, value, scale, dropout_p, None):
+        if query.dim() == key.dim() == value.dim() == 4 and query.shape[1] == key.shape[1] == value.shape[1]:
+            return plain.attention(query, key, value, scale, False, None)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         check.check_tensor(name, tensor)
         if tensor.dim() < 2:
