@@ -1,0 +1,95 @@
+"""Preprocessing: batches as a pure function of (seed, step), so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmkernels.models.augment import TRAINING_STRENGTH, augment
+from mmkernels.models.captions import training_caption
+from mmkernels.models.corpus import Corpus
+from mmkernels.models.grids import compose
+from mmkernels.models.presets import Recipe
+from mmkernels.models.questions import Scene, SceneMaker
+from mmkernels.models.tokenizer import Tokens
+
+
+@dataclass(frozen=True)
+class PretrainBatch:
+    """Pairs for retrieval, of which the first ones are captioned too."""
+
+    pictures: Tensor  # (B, 3, 32, 32)
+    texts: Tokens  # name and tags
+    captions: Tokens  # the name, of the first pictures
+    subgroups: Tensor  # (B,)
+    tags: Tensor  # (B, tags), 0 or 1
+
+
+@dataclass(frozen=True)
+class VqaBatch:
+    """Grids and four questions about each; the questions of a grid follow each other."""
+
+    pictures: Tensor  # (B, 3, 64, 64)
+    questions: Tokens  # (4 B, L)
+    answers: Tensor  # (4 B,)
+    scenes: list[Scene]
+
+
+class BatchMaker:
+    """Makes the batches of a run.
+
+    Raises:
+        ValueError: fewer training rows than a batch has.
+    """
+
+    def __init__(self, corpus: Corpus, recipe: Recipe, seed: int) -> None:
+        if len(corpus.train) < recipe.batch:
+            raise ValueError(f"a batch has {recipe.batch} pairs, but there are {len(corpus.train)} in training")
+        self.corpus, self.recipe, self.seed = corpus, recipe, seed
+        self.per_epoch = len(corpus.train) // recipe.batch
+        self._scenes = SceneMaker(corpus.rows, corpus.train)
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def pretrain(self, step: int) -> PretrainBatch:
+        """The batch of a step. Within an epoch no row occurs twice, so that no pair has a false negative twin."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = list(self.corpus.train)
+            random.Random(f"{self.seed}/epoch/{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        rows = self._order[1][place * self.recipe.batch : (place + 1) * self.recipe.batch]
+        rng, generator = self._random("pretrain", step)
+        corpus, recipe = self.corpus, self.recipe
+        texts = [training_caption(corpus.rows[i], rng) for i in rows]
+        names = [corpus.rows[i].name for i in rows[: recipe.captions]]
+        return PretrainBatch(
+            pictures=augment(corpus.pictures[rows], corpus.mirror[rows], generator, TRAINING_STRENGTH),
+            texts=corpus.tokenizer.encode(texts, recipe.text_tokens),
+            captions=corpus.tokenizer.encode(names, recipe.caption_tokens),
+            subgroups=corpus.subgroup_of[rows],
+            tags=corpus.tag_targets[rows],
+        )
+
+    def vqa(self, step: int) -> VqaBatch:
+        """The batch of a step."""
+        rng, generator = self._random("vqa", step)
+        scenes = [self._scenes.draw(rng) for _ in range(self.recipe.grids)]
+        return vqa_batch(self.corpus, scenes, generator, self.recipe.question_tokens)
+
+    def _random(self, stage: str, step: int) -> tuple[random.Random, torch.Generator]:
+        rng = random.Random(f"{self.seed}/{stage}/{step}")
+        return rng, torch.Generator().manual_seed(rng.getrandbits(63))
+
+
+def vqa_batch(corpus: Corpus, scenes: list[Scene], generator: torch.Generator, max_length: int) -> VqaBatch:
+    """Draws scenes and encodes their questions."""
+    questions = [question for scene in scenes for question in scene.questions]
+    return VqaBatch(
+        pictures=compose(scenes, corpus.pictures, generator),
+        questions=corpus.tokenizer.encode([question.text for question in questions], max_length),
+        answers=torch.tensor([corpus.answers[question.answer] for question in questions]),
+        scenes=scenes,
+    )
