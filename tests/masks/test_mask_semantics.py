@@ -162,3 +162,22 @@ class TestEmptyRows:
 
     def test_unmask_sees_padding_too(self):
         assert Mask.key_lengths(torch.tensor([0]), empty_rows="unmask").to_dense(1, 1, 2, 3).all()
+
+
+def test_packed_bottom_right_with_more_queries_than_keys_stays_in_range():
+    """The first rows see nothing; that must not become a bound below 0."""
+    mask = Mask.packed(torch.tensor([0, 4]), torch.tensor([0, 1]), causal=True, align="bottom_right")
+    found = resolve(mask, batch=1, heads=1, q_len=4, k_lens=[1], device=CPU)
+    assert found.start.flatten().tolist() == [0, 0, 0, 0]
+    assert found.stop.flatten().tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("first_gappy", [False, True])
+@pytest.mark.parametrize("second_gappy", [False, True])
+def test_exactness_of_two_dense_parts_nobody_may_read(first_gappy, second_gappy, monkeypatch):
+    monkeypatch.setattr(mask_dense, "values_may_be_read", lambda tensor: False)
+    gappy, whole = torch.tensor([1, 0, 1, 1]).bool(), torch.tensor([1, 1, 1, 0]).bool()
+    masks = [Mask.dense(gappy if is_gappy else whole) for is_gappy in (first_gappy, second_gappy)]
+    for mask, k_lens in ((masks[0] & masks[1], [4]), (Mask.segments(masks), [4, 4])):
+        found = resolve(mask, batch=1, heads=1, q_len=1, k_lens=k_lens, device=CPU)
+        assert bool(found.interval_exact) == (not first_gappy and not second_gappy)
