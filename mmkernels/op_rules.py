@@ -94,7 +94,8 @@ class FirstOrder(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         if grad_out is None:
             return None, None, *[None] * len(needs)
-        kept, extras = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        saved = ctx.saved_tensors  # once: a checkpoint unpacks them a single time
+        kept, extras = saved[: len(needs)], saved[len(needs) :]
         derivative = ctx.derivative
         if torch.is_grad_enabled() or is_legacy_batched(grad_out):
             gradients: Tensors = differentiable_backward(derivative, grad_out, kept, needs)

@@ -36,7 +36,7 @@ def matmul(a: Tensor, b: Tensor, operand: torch.dtype) -> Tensor:
 
 def sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Sum x over the axes along which a tensor of `shape` was broadcast to x's shape (the backward of expand)."""
-    return x if x.shape == torch.Size(shape) else x.sum_to_size(*shape)
+    return x if x.shape == torch.Size(shape) else x.sum_to_size(tuple(shape))
 
 
 def without_autocast(function: Function) -> Function:

@@ -231,7 +231,9 @@ def backward(
     grad_out itself, summed to its shape.
     """
     acc, rows, out = accumulate_dtype(weight.dtype), rows_shape(inputs), weight.shape[0]
-    needs_input, (needs_weight, needs_bias, needs_g, needs_b, needs_gate) = needs[:-5], needs[-5:]
+    needs_input, (needs_weight, *needed) = needs[:-5], needs[-5:]
+    parameters = (bias, norm_weight, norm_bias, gate)
+    needs_bias, needs_g, needs_b, needs_gate = (need and p is not None for need, p in zip(needed, parameters))
     empty = weight.new_empty(0)
     grad_inputs = [empty.clone() for _ in inputs]
     grad_weight, grad_bias, grad_g, grad_b, grad_gate = (empty.clone() for _ in range(5))
@@ -251,7 +253,7 @@ def backward(
         dz = activation_backward(dz, z, activation)
 
     # The constant row
-    row = dz.sum(tuple(range(dz.dim() - 1)))
+    row = matrix(dz).sum(0)
     if needs_bias and bias is not None:
         grad_bias = row.to(bias.dtype)
     if needs_b and norm_bias is not None:
@@ -284,7 +286,7 @@ def backward(
         if needs_weight or needs_g:
             q = matmul(p.t(), matrix(left), weight.dtype)
             if shift is not None:
-                q = q + (dzr * shift).sum(tuple(range(dz.dim() - 1))).unsqueeze(1)
+                q = q + matrix(dzr * shift).sum(0).unsqueeze(1)
             if needs_g:
                 grad_g_part.copy_((w * q).sum(0))
             if needs_weight:

@@ -1,0 +1,86 @@
+"""What the modules share: the choice of backend, and heads as views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from mmkernels import backend as backends
+
+
+class Backed:
+    """A module that runs ops of mmkernels on `backend`: None, or the name of one."""
+
+    backend: str | None
+
+
+def set_backend(
+    model: nn.Module, name: str | None, kinds: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Module
+) -> int:
+    """Make the mmkernels modules of a model run on the backend of this name; returns how many there are.
+
+    Args:
+        model: any module; those inside it that come from `mmkernels.nn` are set.
+        name: "reference", "cpu", "triton", "cuda", or None for the first that can. Nothing is run here: a module whose
+            op the backend cannot run raises when it is called.
+        kinds: set modules of these classes only. Not every backend has every op: with
+            `set_backend(model, "cpu", CrossAttention)` a ConcatFusion beside it keeps its own choice.
+
+    Raises:
+        TypeError, ValueError: `name` is no backend.
+    """
+    backends.check_name(name)
+    chosen = [module for module in model.modules() if isinstance(module, Backed) and isinstance(module, kinds)]
+    for module in chosen:
+        module.backend = name
+    return len(chosen)
+
+
+def split_heads(x: Tensor, heads: int, parts: int = 1) -> tuple[Tensor, ...]:
+    """(B, L, parts * heads * D) as `parts` tensors (B, heads, L, D): views, no copy."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, L, D) as (B, L, heads * D): a view of what attention returns for queries split as above."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def check_tokens(name: str, x: Tensor, width: int) -> None:
+    """Raise unless x is (B, L, width)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.dim() != 3 or x.shape[-1] != width:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (batch, tokens, {width})")
+
+
+def check_heads(dim: int, heads: int, head_dim: int | None, kv_heads: int | None = None) -> tuple[int, int]:
+    """(head_dim, kv_heads) with their defaults, if heads divide what they must divide."""
+    for name, value in (("dim", dim), ("heads", heads), ("head_dim", head_dim), ("kv_heads", kv_heads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if head_dim is None and dim % heads:
+        raise ValueError(f"dim must be a multiple of heads where head_dim is not given, got {dim} and {heads}")
+    kv_heads = heads if kv_heads is None else kv_heads
+    if heads % kv_heads:
+        raise ValueError(f"heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
+    return (dim // heads if head_dim is None else head_dim), kv_heads
+
+
+def check_probability(name: str, value: float) -> float:
+    """Raise unless value is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return value
+
+
+def listed(value: int | Iterable[int]) -> list[int]:
+    """An int or several as a list."""
+    return [value] if isinstance(value, int) else list(value)
+
+
+def optional_norm(wanted: bool, width: int, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    """RMSNorm over `width`, or the identity."""
+    return nn.RMSNorm(width, eps=1e-6, device=device, dtype=dtype) if wanted else nn.Identity()
