@@ -1,0 +1,64 @@
+"""Every wrong argument of contrastive_loss raises, naming the argument, before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmkernels as mmk
+
+IMAGE, TEXT = torch.randn(4, 3), torch.randn(4, 3)
+
+WRONG = {
+    "image is no tensor": ({"image": [[1.0]]}, TypeError, "image must be a tensor, got list"),
+    "text is no tensor": ({"text": None}, TypeError, "text must be a tensor, got NoneType"),
+    "integer image": ({"image": IMAGE.long()}, TypeError, r"image has dtype torch\.int64"),
+    "image's axes": ({"image": torch.randn(4, 2, 3)}, ValueError, r"image has shape \(4, 2, 3\), expected two axes"),
+    "text's axes": ({"text": torch.randn(3)}, ValueError, r"text has shape \(3,\), expected two axes"),
+    "mixed dtypes": ({"text": TEXT.bfloat16()}, TypeError, r"text has dtype torch\.bfloat16, but image has"),
+    "another device": ({"text": TEXT.to("meta")}, ValueError, "text is on meta, but image is on cpu"),
+    "another width": ({"text": torch.randn(4, 5)}, ValueError, r"text has shape \(4, 5\), expected \(M, 3\)"),
+    "no pairs": ({"text": torch.randn(5, 3)}, ValueError, "text has 5 rows and image 4: without targets"),
+    "scale is no number": ({"logit_scale": "1"}, TypeError, "logit_scale must be a number or a tensor.*got str"),
+    "scale is a bool": ({"logit_scale": True}, TypeError, "logit_scale must be a number or a tensor.*got bool"),
+    "scale's shape": ({"logit_scale": torch.ones(2)}, ValueError, r"logit_scale has shape \(2,\), expected one"),
+    "scale's dtype": ({"logit_scale": torch.ones((), dtype=torch.int64)}, TypeError, "logit_scale has dtype"),
+    "scale's device": ({"logit_scale": torch.ones((), device="meta")}, ValueError, "logit_scale is on meta"),
+    "bias's shape": ({"logit_bias": torch.ones(4)}, ValueError, r"logit_bias has shape \(4,\), expected one element"),
+    "bias is no number": ({"logit_bias": [1.0]}, TypeError, "logit_bias must be a number or a tensor.*got list"),
+    "unknown kind": ({"kind": "clip"}, ValueError, r"kind must be one of \('softmax', 'sigmoid'\), got 'clip'"),
+    "unknown reduction": ({"reduction": "avg"}, ValueError, "reduction must be one of .*, got 'avg'"),
+    "smoothing below": ({"label_smoothing": -0.1}, ValueError, r"label_smoothing must be in \[0, 1\], got -0.1"),
+    "smoothing above": ({"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\], got 1.5"),
+    "smoothing is NaN": ({"label_smoothing": float("nan")}, ValueError, r"label_smoothing must be in \[0, 1\]"),
+    "smoothing is no number": ({"label_smoothing": "0"}, TypeError, "label_smoothing must be a number, got str"),
+    "float targets": ({"targets": torch.eye(4)}, TypeError, r"targets must be a bool or int64.*torch\.float32"),
+    "int32 targets": ({"targets": torch.arange(4).int()}, TypeError, "targets must be a bool or int64"),
+    "list targets": ({"targets": [0, 1, 2, 3]}, TypeError, "targets must be a bool or int64"),
+    "index targets' shape": ({"targets": torch.arange(3)}, ValueError, r"targets has shape \(3,\), expected \(4,\)"),
+    "bool targets' shape": ({"targets": torch.ones(4) > 0}, ValueError, r"targets has shape \(4,\), expected \(4, 4\)"),
+    "targets' device": ({"targets": torch.arange(4, device="meta")}, ValueError, "targets is on meta"),
+    "index too large": ({"targets": torch.tensor([0, 1, 2, 4])}, ValueError, "targets holds the index 4, expected at"),
+    "unknown backend": ({"backend": "gpu"}, ValueError, "backend must be None or one of .*got 'gpu'"),
+    "backend without kernel": ({"backend": "cuda"}, ValueError, "backend='cuda' cannot run contrastive_loss_forward"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_argument(name):
+    changes, error, message = WRONG[name]
+    arguments = {"image": IMAGE, "text": TEXT, "logit_scale": 10.0, **changes}
+    with pytest.raises(error, match=message):
+        mmk.contrastive_loss(**arguments)
+
+
+def test_the_call_that_the_wrong_ones_change_is_right():
+    assert mmk.contrastive_loss(IMAGE, TEXT, 10.0).shape == ()
+
+
+def test_rows_that_cannot_be_paired_with_columns():
+    text, targets = torch.randn(5, 3), torch.arange(4)
+    with pytest.raises(ValueError, match=r'reduction="none" pairs row i with column i.*got 4 and 5'):
+        mmk.contrastive_loss(IMAGE, text, 1.0, targets=targets, reduction="none")
+    rows = mmk.contrastive_loss(IMAGE, text, 1.0, targets=targets, reduction="none", kind="sigmoid")
+    assert rows.shape == (4,)
