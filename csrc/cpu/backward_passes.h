@@ -21,6 +21,7 @@ struct WholePass {
       owns_bias[part] = p.bias.grad[part] && !p.cu_q && size[1] == p.heads_q && (size[2] > 1 || p.heads_q == p.heads_k);
       all_batches |= owns_bias[part] && size[0] == 1 && p.batch > 1;
     }
+    for (int part = 0; part < 2; ++part) owns_bias[part] &= !all_batches || p.bias.size[part][0] == 1;
     items = all_batches ? p.heads_k : p.heads_k * p.batch;
     possible = p.cu_q || p.query_batches == p.batch;
     for (int s = 0; s < p.num_segments; ++s) {

@@ -98,12 +98,14 @@ void use(std::string name) {
             "' is not available, expected one of: ", available_isas());
 }
 
-#define MMK_LOWERED_CALL                                                                                              \
-  "Tensor query, Tensor[] keys, Tensor[] values, Tensor? start, Tensor? stop, Tensor? visible, Tensor? "              \
-  "interval_exact, "                                                                                                  \
-  "Tensor[] bias, int bias_kind, int relative_zero, Tensor? seed, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, float " \
-  "scale, "                                                                                                           \
-  "float softcap, float dropout_p, bool unmask_empty_rows, int[] offsets, "
+// clang-format off
+#define MMK_LOWERED_CALL \
+  "Tensor query, Tensor[] keys, Tensor[] values, " \
+  "Tensor? start, Tensor? stop, Tensor? visible, Tensor? interval_exact, " \
+  "Tensor[] bias, int bias_kind, int relative_zero, " \
+  "Tensor? seed, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, " \
+  "float scale, float softcap, float dropout_p, bool unmask_empty_rows, int[] offsets, "
+// clang-format on
 
 }  // namespace
 
@@ -113,12 +115,11 @@ STABLE_TORCH_LIBRARY(mmkernels_cpu, m) {
         "Tensor out, Tensor lse, Tensor(a!)[] grad_query, Tensor(b!)[] grad_keys, Tensor(c!)[] grad_values, "
         "Tensor(d!)[] grad_bias) -> ()");
   m.def(
-      "attention_forward_plain(Tensor query, Tensor key, Tensor value, float scale, Tensor(a!) out, Tensor(b!)? lse) "
-      "-> ()");
+      "attention_forward_plain(Tensor query, Tensor key, Tensor value, float scale, "
+      "Tensor(a!) out, Tensor(b!)? lse) -> ()");
   m.def(
-      "attention_backward_plain(Tensor grad_out, Tensor query, Tensor key, Tensor value, float scale, Tensor out, "
-      "Tensor lse, "
-      "Tensor(a!)? grad_query, Tensor(b!)? grad_key, Tensor(c!)? grad_value) -> ()");
+      "attention_backward_plain(Tensor grad_out, Tensor query, Tensor key, Tensor value, float scale, "
+      "Tensor out, Tensor lse, Tensor(a!)? grad_query, Tensor(b!)? grad_key, Tensor(c!)? grad_value) -> ()");
   m.def("isas() -> str");
   m.def("isa() -> str");
   m.def("use_isa(str name) -> ()");
