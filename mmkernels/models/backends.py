@@ -32,7 +32,9 @@ class Backends:
             return cls()
         entry = backends()[name]
         if "attention" not in entry["ops"]:
-            raise ValueError(f'backend "{name}" cannot run here: {"; ".join(entry["reasons"]) or "it has no attention"}')
+            raise ValueError(
+                f'backend "{name}" cannot run here: {"; ".join(entry["reasons"]) or "it has no attention"}'
+            )
         return cls(*(name if op in entry["ops"] else None for op in OPS))
 
     def describe(self) -> dict[str, str]:

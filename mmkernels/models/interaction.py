@@ -59,4 +59,3 @@ class InteractionBlock(TransformerBlock):
         together = x.reshape(len(images), -1, x.shape[-1])
         x = self.look(together, images).view_as(x)
         return self.think(x)
-

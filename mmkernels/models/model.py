@@ -37,9 +37,7 @@ class Captioner(nn.Module):
         self.embedding = nn.Embedding(vocabulary, config.width)
         self.position = nn.Parameter(torch.randn(1, MAX_TEXT, config.width) * 0.02)
         self.fusion = CaptionFusion(config.width, backends.fusion)
-        self.blocks = nn.ModuleList(
-            InteractionBlock(config, backends.attention) for _ in range(config.caption_layers)
-        )
+        self.blocks = nn.ModuleList(InteractionBlock(config, backends.attention) for _ in range(config.caption_layers))
         self.head = WordHead(config.width, vocabulary)
 
     def forward(self, images: Tensor, tokens: Tokens) -> Tensor:

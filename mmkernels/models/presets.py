@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,17 @@ def plan_for_seconds(seconds: float, pretrain_step: float, vqa_step: float) -> P
     pretrain = seconds * PRETRAIN_SHARE / pretrain_step
     vqa = seconds * (1 - PRETRAIN_SHARE) / vqa_step
     return Plan(max(1, int(pretrain)), max(1, int(vqa)))
+
+
+def configure(preset: str, dropout: float) -> tuple[ModelConfig, Recipe]:
+    """A preset with another dropout.
+
+    Raises:
+        ValueError: no such preset, or dropout outside [0, 1).
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    config, recipe = PRESETS[preset]
+    return replace(config, dropout=dropout), recipe

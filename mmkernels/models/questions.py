@@ -158,9 +158,7 @@ class SceneMaker:
             questions.append(Question(f"how many {name}", str(counts[name]), "count"))
         while len(questions) < PER_SCENE:
             name = rng.choice(present if present and rng.random() < 0.5 else absent)
-            questions.append(
-                Question(f"is there a {CATEGORIES[name][0]}", "yes" if counts[name] else "no", "exist")
-            )
+            questions.append(Question(f"is there a {CATEGORIES[name][0]}", "yes" if counts[name] else "no", "exist"))
         return Scene([i for i, _ in cells], questions)
 
 

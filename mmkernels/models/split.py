@@ -18,10 +18,10 @@ from torch import Tensor
 from mmkernels.models.captions import words
 from mmkernels.models.openmoji import Emoji, over, premultiplied
 
-GENDER = set(
-    "man men woman women person people boy boys girl girls mx male female child children adult baby".split()
+GENDER = set("man men woman women person people boy boys girl girls mx male female child children adult baby".split())
+COLOUR = set(
+    "red orange yellow green blue purple brown black white grey gray pink light dark medium large small".split()
 )
-COLOUR = set("red orange yellow green blue purple brown black white grey gray pink light dark medium large small".split())
 FILLER = {"facing", "right", "with", "and", "of", "in", "the"}
 FAMILY_NOUNS = {"square", "circle", "book", "arrow", "button"}
 FAMILY_SUBGROUPS = {

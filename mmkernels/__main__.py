@@ -1,0 +1,6 @@
+"""`python -m mmkernels`."""
+
+from mmkernels.cli import main
+
+if __name__ == "__main__":
+    main()
