@@ -35,3 +35,11 @@ def _load() -> str | None:
 
 why_not_loaded: str | None = _load()
 loaded: bool = why_not_loaded is None
+
+
+def description() -> str:
+    """What of the library runs here: its instruction set, and those that this processor could run."""
+    if not loaded:
+        return str(why_not_loaded)
+    library = torch.ops.mmkernels_cpu
+    return f"instruction set {library.isa()} (this processor runs {library.isas().replace(' ', ', ')})"

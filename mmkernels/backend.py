@@ -140,13 +140,14 @@ class Explanation(dict[str, Choice]):
 
 
 class BackendTable(dict[str, dict[str, Any]]):
-    """Backends by name: ``{"available": bool, "reasons": [...], "ops": [...]}``; ``str()`` gives a table."""
+    """Backends by name: ``{"available": bool, "reasons": [...], "ops": [...], "detail": str}``; ``str()``: a table."""
 
     def __str__(self) -> str:
         rows = []
         for name, row in self.items():
             state = "available" if row["available"] else "not available: " + "; ".join(row["reasons"])
-            rows.append(f"{name:<10} {state}" + (f" ({', '.join(row['ops'])})" if row["available"] else ""))
+            serving = f" for {', '.join(row['ops'])}" if row["available"] else ""
+            rows.append(f"{name:<10} {state}{serving}" + (f"; {row['detail']}" if row["detail"] else ""))
         return "\n".join(rows)
 
 
@@ -165,7 +166,13 @@ def backends() -> BackendTable:
                 reasons += [sentence for sentence in missing if sentence not in reasons]
             else:
                 serving.append(op)
-        table[name] = {"available": bool(serving), "reasons": [] if serving else reasons, "ops": serving}
+        detail = _native.description() if name == "cpu" and serving else ""
+        table[name] = {
+            "available": bool(serving),
+            "reasons": [] if serving else reasons,
+            "ops": serving,
+            "detail": detail,
+        }
     return table
 
 

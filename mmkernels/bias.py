@@ -106,7 +106,9 @@ def lower_bias(
         _check_float("bias.table", table, device)
         # No table entry is read when there are no pairs, and Lq + Lk - 1 is -1 at the least.
         expected = max(q_len + k_len - 1, 0)
-        if table.dim() != 2 or table.shape[0] not in (1, heads) or table.shape[1] != expected:
+        # Spelt out: torch.compile does not look into a tuple of symbolic sizes.
+        wrong_heads = table.dim() == 2 and table.shape[0] != 1 and table.shape[0] != heads
+        if table.dim() != 2 or wrong_heads or table.shape[1] != expected:
             raise ValueError(
                 f"bias.table has shape {tuple(table.shape)}, expected (Hq or 1, Lq + Lk - 1) = ({heads}, {expected})"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -138,7 +137,7 @@ def check_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not (symbolic or isinstance(value, numbers.Real)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     value = float(value)
-    if not math.isfinite(value):
+    if not -HUGE < value < HUGE:  # math.isfinite takes no symbolic number
         raise ValueError(f"{name} must be finite, got {value}")
     return value
 

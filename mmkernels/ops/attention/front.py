@@ -229,7 +229,7 @@ def lower_joint(
     batch = 1
     for index, query in enumerate(queries):
         own = batch_of(*autocast_operands(query, keys, values), True)
-        if own != 1 and batch not in (1, own):
+        if own != 1 and batch != 1 and batch != own:
             raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected a batch of {batch} or 1")
         batch = own if batch == 1 else batch
     total = sum(query.shape[2] for query in queries)

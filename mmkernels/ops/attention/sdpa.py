@@ -56,7 +56,7 @@ def scaled_dot_product_attention(
     lead = _leading_shape(query, key, value, enable_gqa)
     query, key, value = (_four_axes(tensor, lead) for tensor in (query, key, value))
     if not enable_gqa:
-        heads = lead[-1] if lead else 1
+        heads = lead[-1] if len(lead) else 1
         # One key head serves every query head in place; any other broadcast of heads needs views.
         query = query if query.shape[1] == heads else query.expand(-1, heads, -1, -1)
         if key.shape[1] != value.shape[1]:
@@ -79,7 +79,7 @@ def _leading_shape(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) 
     try:
         if not enable_gqa:
             return tuple(torch.broadcast_shapes(*shapes))
-        if any(not shape for shape in shapes):
+        if any(len(shape) == 0 for shape in shapes):
             raise ValueError(f"enable_gqa needs a heads axis, got query of shape {tuple(query.shape)}")
         return (*torch.broadcast_shapes(*(shape[:-1] for shape in shapes)), query.shape[-3])
     except RuntimeError:
@@ -108,7 +108,7 @@ def _mask_axes(mask: Tensor, target: tuple[int, ...]) -> Tensor:
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise TypeError(f"attn_mask has dtype {mask.dtype}, expected torch.bool or floating point")
     padded = (1,) * (len(target) - mask.dim()) + tuple(mask.shape)
-    if len(padded) != len(target) or any(own not in (1, size) for own, size in zip(padded, target, strict=True)):
+    if len(padded) != len(target) or any(own != 1 and own != size for own, size in zip(padded, target, strict=True)):
         raise ValueError(f"attn_mask has shape {tuple(mask.shape)}, expected one that broadcasts to {target}")
     if len(target) <= 4:
         return mask
