@@ -77,7 +77,7 @@ def attention(
     """
     if mask is None and bias is None and softcap is None and seed is None and dropout_offsets is None:
         if plain.serves(query, key, value, scale, dropout_p, backend):
-            return plain.attention(query, key, value, scale, return_lse, backend)
+            return plain.attention(query, key, value, scale, return_lse, backend)  # type: ignore[arg-type]
     listed = not isinstance(key, Tensor)
     keys, values = check.segments_of("key", key), check.segments_of("value", value)
     call = front.lower(
