@@ -21,17 +21,19 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def matmul(a: Tensor, b: Tensor, operand: torch.dtype) -> Tensor:
-    """`a @ b` of two matrices with operands of dtype `operand` and an fp32 (fp64) result.
+def matmul(a: Tensor, b: Tensor, operand: torch.dtype, addend: Tensor | None = None) -> Tensor:
+    """`a @ b` of two matrices (`+ addend`) with operands of dtype `operand` and an fp32 (fp64) result.
 
     bf16 has the range of fp32, so on a GPU it serves as the operand type of any product and goes to the tensor cores
     with an fp32 result. fp16 operands could overflow where an intermediate is not normalised, and a CPU multiplies
     16-bit matrices a hundred times slower than fp32 ones: both are widened first.
     """
     if operand == torch.bfloat16 and a.is_cuda:
-        return torch.mm(a.to(operand), b.to(operand), out_dtype=torch.float32)
+        product = torch.mm(a.to(operand), b.to(operand), out_dtype=torch.float32)
+        return product if addend is None else addend + product
     dtype = accumulate_dtype(operand)
-    return a.to(dtype) @ b.to(dtype)
+    a, b = a.to(dtype), b.to(dtype)
+    return torch.mm(a, b) if addend is None else torch.addmm(addend, a, b)
 
 
 def sum_to(x: Tensor, shape: Sequence[int]) -> Tensor:

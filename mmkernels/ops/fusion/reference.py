@@ -47,7 +47,10 @@ def why_not(problem: Problem) -> list[str]:
 
 def rows_shape(inputs: Sequence[Tensor]) -> torch.Size:
     """The joint shape of the sources without their last axis."""
-    return torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    shapes = [x.shape[:-1] for x in inputs]
+    if all(shape == shapes[0] for shape in shapes):  # torch's function takes longer than a small product
+        return shapes[0]
+    return torch.broadcast_shapes(*shapes)
 
 
 def saves_product(norm_kind: int, activation: str, has_gate: bool) -> bool:
@@ -125,19 +128,20 @@ def product(
 ) -> Tensor:
     """u: the normalised concatenation times the weight, without the constant row; (*rows, out) in fp32 (fp64)."""
     acc, rows, out = accumulate_dtype(weight.dtype), rows_shape(inputs), weight.shape[0]
-    whole: Tensor | None = None  # the sources that have every row
+    whole: Tensor | None = None  # the sources that have every row, (rows, out), added up by the products themselves
     shared: Tensor | None = None  # the others, smaller, are added to each other before they spread over the rows
     for x, w, g in slices(inputs, weight, norm_weight):
         left, shift = centre(x, norm_kind, mean, rows)
         wg = scaled(w, g)
+        if x.shape[:-1] == rows:
+            whole = matmul(matrix(left), wg.t(), weight.dtype, whole)
+            continue
         part = matmul(matrix(left), wg.t(), weight.dtype).view(*x.shape[:-1], out)
         if shift is not None:
             part = part + shift * wg.sum(1, dtype=acc)
-        if x.shape[:-1] == rows:
-            whole = part if whole is None else whole + part
-        else:
-            shared = part if shared is None else shared + part
-    u = whole if shared is None else shared if whole is None else whole + shared
+        shared = part if shared is None else shared + part
+    u = None if whole is None else whole.view(*rows, out)
+    u = u if shared is None else shared if u is None else u + shared
     assert u is not None
     return u.expand(*rows, out) if norm_kind == NORM_NONE else u * rstd
 
@@ -283,7 +287,9 @@ def backward(
             if norm_kind == NORM_LAYER:
                 dx = dx - sum_to(level if shift is None else level + slope * shift, (*x.shape[:-1], 1))
             grad_inputs[i] = dx.to(x.dtype)
-        if needs_weight or needs_g:
+        if needs_weight and g is b is shift is None and grad_w.dtype == left.dtype == acc:
+            torch.mm(p.t(), matrix(left), out=grad_w)
+        elif needs_weight or needs_g:
             q = matmul(p.t(), matrix(left), weight.dtype)
             if shift is not None:
                 q = q + matrix(dzr * shift).sum(0).unsqueeze(1)
