@@ -150,3 +150,4 @@ def _register(cls: type, names: tuple[str, ...]) -> None:
 
 _register(RelativeBias, ("table",))
 _register(DecomposedBias, ("rel_h", "rel_w"))
+torch.serialization.add_safe_globals([RelativeBias, DecomposedBias])

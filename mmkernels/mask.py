@@ -317,3 +317,5 @@ pytree.register_pytree_node(
     from_dumpable_context=_load_context,
     flatten_with_keys_fn=_flatten_with_keys,
 )
+# torch.load(weights_only=True), and so torch.export.load, may build masks: they hold tensors and plain values only.
+torch.serialization.add_safe_globals([Mask, *mask_parts.PART_TYPES.values()])

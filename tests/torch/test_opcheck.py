@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmkernels.ops.attention import front
 from tests.torch import samples
 
 FORWARD = torch.ops.mmkernels.attention_forward.default
@@ -33,8 +34,6 @@ def test_backward_op(name, backend):
 def test_registered_gradients_are_those_of_the_eager_function(name):
     call = samples.lowered(name)
     operands = [t for t in (call.query, *call.keys, *call.values, *call.bias) if t.requires_grad]
-    from mmkernels.ops.attention import front
-
     found = []
     for out, lse in (FORWARD(*call, None), front.run(call, None, True)):
         finite = torch.where(lse.isfinite(), lse, 0.0)
