@@ -52,40 +52,51 @@ class Plane:
             weights = weights * self.keep.to(weights.dtype)
         return weights @ self.value, lse.masked_fill(empty.squeeze(-1), -INF)
 
-    def terms(self, d_out: Tensor, d_lse: Tensor) -> dict[str, Tensor]:
-        """Sums of the absolute products behind out, lse, and the gradients of this plane's tensors."""
+    def terms(self, d_out: Tensor, d_lse: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Sums of the absolute products behind out, lse and the gradients of this plane's tensors.
+
+        Returns:
+            (terms, inner): `terms` takes the probabilities as given, `inner` are the same sums with each probability
+            multiplied by the products of its logit and of its row's, which is how far their rounding moves it. The
+            bias is left out: beside finfo.min it would allow anything, and naive adds it just as well.
+        """
         query, key, value, d_out = (x.detach().abs() for x in (self.query, self.key, self.value, d_out))
         raw = self.query.detach() @ self.key.detach().transpose(-2, -1) * self.scale
-        products = query @ key.transpose(-2, -1) * abs(self.scale)
+        size = query @ key.transpose(-2, -1) * abs(self.scale)
         slope = torch.ones_like(raw)
-        logits, size = raw, products
+        logits = raw
         if self.softcap:
             tanh = torch.tanh(raw / self.softcap)
             logits = self.softcap * tanh
-            size = products * (1 - tanh**2) + logits.abs()
+            size = size * (1 - tanh**2) + logits.abs()
             slope = 1 + tanh**2  # 1 - tanh^2 cancels: its error is that of 1
-        if self.bias is not None:
-            bias = self.bias.detach().expand(raw.shape)
-            logits = (logits + bias).masked_fill(~self.visible, -INF)
-            size = size + bias.abs().masked_fill(~self.visible, 0.0)
-        logits = logits.masked_fill(~self.visible, -INF)
+        bias = torch.zeros_like(raw) if self.bias is None else self.bias.detach().expand(raw.shape)
+        logits = (logits + bias).masked_fill(~self.visible, -INF)
+        size, bias = size.masked_fill(~self.visible, 0.0), bias.abs().masked_fill(~self.visible, 0.0)
         empty = ~self.visible.any(-1, keepdim=True)
         weights = torch.softmax(logits.masked_fill(empty, 0.0), -1).masked_fill(empty, 0.0)
         lse = torch.logsumexp(logits.masked_fill(empty, 0.0), -1)
+        row_size = (weights * size).sum(-1, keepdim=True) + 1.0
+        lse_size = row_size.squeeze(-1) + (weights * bias).sum(-1) + lse.abs()
         keep = torch.ones_like(raw) if self.keep is None else self.keep
-        dropped = weights * keep
-        out = dropped @ value
-        delta = (d_out * out).sum(-1, keepdim=True) + d_lse.abs().masked_fill(empty.squeeze(-1), 0.0)[..., None]
-        d_biased = weights * (d_out @ value.transpose(-2, -1) * keep + delta)
-        d_raw = d_biased * slope * abs(self.scale)
-        return {
-            "out": out,
-            "lse": (weights * size).sum(-1) + lse.abs() + 1.0,
-            "query": d_raw @ key,
-            "key": d_raw.transpose(-2, -1) @ query,
-            "value": dropped.transpose(-2, -1) @ d_out,
-            "bias": d_biased,
-        }
+        d_weights = d_out @ value.transpose(-2, -1) * keep
+        d_lse = d_lse.abs().masked_fill(empty.squeeze(-1), 0.0)[..., None]
+
+        def sums(weights: Tensor, d_biased: Tensor) -> dict[str, Tensor]:
+            dropped, d_raw = weights * keep, d_biased * slope * abs(self.scale)
+            return {
+                "out": dropped @ value,
+                "lse": lse_size,
+                "query": d_raw @ key,
+                "key": d_raw.transpose(-2, -1) @ query,
+                "value": dropped.transpose(-2, -1) @ d_out,
+                "bias": d_biased,
+            }
+
+        moved = weights * (size + row_size)
+        delta, d_delta = ((d_out * ((w * keep) @ value)).sum(-1, keepdim=True) for w in (weights, moved))
+        d_biased = d_weights + delta + d_lse
+        return sums(weights, weights * d_biased), sums(moved, moved * d_biased + weights * d_delta)
 
 
 def cotangents(inputs: Inputs, seed: int = 0) -> dict[str, Tensor]:
@@ -121,9 +132,10 @@ def view_with_gradient(tensor: Tensor) -> Tensor:
 
 
 def evaluate(
-    inputs: Inputs, d_outputs: Mapping[str, Tensor], dtype: torch.dtype, terms: bool = False
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The same results as `run`, in plain torch computed in `dtype`, and the sums of absolute terms behind each."""
+    inputs: Inputs, d_outputs: Mapping[str, Tensor], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The same results as `run`, in plain torch computed in `dtype`; in fp64 also `Plane.terms` of each result."""
+    terms = dtype == torch.float64
     leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in inputs.leaves().items()}
     planes = _planes(inputs.replaced(leaves))
     outputs = _outputs(inputs, [plane.attend() for plane in planes])
@@ -135,7 +147,7 @@ def evaluate(
     found = {name: output.detach() for name, output in outputs.items()}
     for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
         found[f"grad {name}"] = torch.zeros_like(leaf) if grad is None else grad
-    return found, _terms(inputs, planes, leaves, d_outputs) if terms else {}
+    return found, *(_terms(inputs, planes, leaves, d_outputs) if terms else ({}, {}))
 
 
 def _masked_cotangent(output: Tensor, d_output: Tensor) -> Tensor:
@@ -144,9 +156,17 @@ def _masked_cotangent(output: Tensor, d_output: Tensor) -> Tensor:
 
 def _terms(
     inputs: Inputs, planes: list[Plane], leaves: Mapping[str, Tensor], d_outputs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     d_planes = _split_outputs(inputs, d_outputs)
-    found = [plane.terms(*ends) for plane, ends in zip(planes, d_planes, strict=True)]
+    both = [plane.terms(*ends) for plane, ends in zip(planes, d_planes, strict=True)]
+    terms, inner = (_pulled_back(inputs, planes, leaves, [pair[i] for pair in both]) for i in range(2))
+    return terms, inner
+
+
+def _pulled_back(
+    inputs: Inputs, planes: list[Plane], leaves: Mapping[str, Tensor], found: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Sums of planes as sums of the call's results and leaves."""
     sums = _outputs(inputs, [(plane["out"], plane["lse"]) for plane in found])
     ends, weights = [], []
     for plane, own in zip(planes, found, strict=True):
@@ -156,7 +176,9 @@ def _terms(
                 ends.append(tensor)
                 weights.append(own[name].sum_to_size(tensor.shape) if name == "bias" else own[name])
     # The planes are linear in the leaves with coefficients 0 and 1: their transpose sums absolute terms as well.
-    pulled = torch.autograd.grad(ends, list(leaves.values()), weights, allow_unused=True) if ends else ()
+    pulled = (
+        torch.autograd.grad(ends, list(leaves.values()), weights, allow_unused=True, retain_graph=True) if ends else ()
+    )
     for (name, leaf), pull in zip(leaves.items(), pulled, strict=True):
         sums[f"grad {name}"] = torch.zeros_like(leaf) if pull is None else pull
     return sums

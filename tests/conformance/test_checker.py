@@ -14,7 +14,7 @@ import mmkernels as mmk
 from bench.inputs import Inputs
 from tests import plain
 from tests.backends import dtypes
-from tests.tolerance import Expectation, explain, same_bits
+from tests.tolerance import Expectation, explain, same_bits, tolerance
 
 Results = dict[str, Tensor]
 
@@ -29,7 +29,7 @@ def inputs_of(dtype: torch.dtype, dropout_p: float = 0.2) -> Inputs:
 
 def computed(inputs: Inputs, dtype: torch.dtype, cotangents: Results) -> Results:
     """A right answer by other means than the product: plain torch, rounded to the tensors' own dtypes."""
-    found, _ = plain.evaluate(inputs, cotangents, dtype)
+    found, *_ = plain.evaluate(inputs, cotangents, dtype)
     of = {f"grad {name}": leaf.dtype for name, leaf in inputs.leaves().items()}
     of |= {"out": inputs.dtype, "lse": plain.lse_dtype(inputs.dtype)}
     return {name: tensor.to(of[name]) for name, tensor in found.items()}
@@ -152,34 +152,49 @@ def test_rejects_a_missing_gradient_of_lse(dtype: torch.dtype) -> None:
     assert {fault.split(":")[0] for fault in faults} == {"grad query 0", "grad key 0", "grad bias 0"}
 
 
+def faults_of(found: Tensor, reference: Tensor, naive: Tensor, terms: Tensor) -> list[str]:
+    return explain("x", found, reference, tolerance(found.dtype, reference, naive, terms))
+
+
 def test_a_row_of_one_key_has_room_for_rounding() -> None:
     """There naive is exact, and only the terms allow what a correct kernel may round."""
     terms, reference = torch.tensor([1.0], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
     found = torch.tensor([1.0 + 2.0**-22])
-    assert not explain("x", found, reference, reference, terms)
-    assert explain("x", found, reference, reference, 0.0 * terms)
-    assert explain("x", torch.tensor([1.00001]), reference, reference, terms)
+    assert not faults_of(found, reference, reference, terms)
+    assert faults_of(found, reference, reference, 0.0 * terms)
+    assert faults_of(torch.tensor([1.00001]), reference, reference, terms)
 
 
 def test_a_naive_path_that_is_not_finite_allows_nothing() -> None:
     reference = torch.tensor([1.0, 2.0], dtype=torch.float64)
     naive = torch.tensor([torch.nan, torch.inf])
-    assert not explain("x", torch.tensor([1.0, 2.0]), reference, naive, reference)
-    assert explain("x", torch.tensor([1.0, 2.001]), reference, naive, reference)
-    assert explain("x", naive, reference, naive, reference)
+    assert not faults_of(torch.tensor([1.0, 2.0]), reference, naive, reference)
+    assert faults_of(torch.tensor([1.0, 2.001]), reference, naive, reference)
+    assert faults_of(naive, reference, naive, reference)
 
 
 def test_a_small_error_does_not_hide_a_nan() -> None:
     reference = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
-    faults = explain("x", torch.tensor([1.0, torch.nan, 1.0]), reference, reference, reference)
+    faults = faults_of(torch.tensor([1.0, torch.nan, 1.0]), reference, reference, reference)
     assert faults and "NaN" in faults[0]
 
 
 def test_infinities_must_be_where_the_reference_has_them() -> None:
     reference = torch.tensor([1.0, -torch.inf], dtype=torch.float64)
-    assert not explain("lse", torch.tensor([1.0, -torch.inf]), reference, reference, reference)
+    assert not faults_of(torch.tensor([1.0, -torch.inf]), reference, reference, reference)
     for wrong in (torch.inf, torch.nan, -1e30):
-        assert explain("lse", torch.tensor([1.0, wrong]), reference, reference, reference)
+        assert faults_of(torch.tensor([1.0, wrong]), reference, reference, reference)
+
+
+def test_rows_of_finfo_min_are_still_checked() -> None:
+    """Their huge bias must not become a huge tolerance."""
+    inputs = replace(inputs_of(torch.float32, 0.0), bias=torch.full((1, 1, 19, 19), torch.finfo(torch.float32).min))
+    expected = Expectation(inputs)
+    found = computed(inputs, torch.float64, expected.cotangents)
+    expected.check_results(found)
+    for name in ("out", "grad query 0", "grad key 0", "grad value 0", "grad bias 0"):
+        spoiled = {name: found[name] * 1.001}
+        assert expected.faults(spoiled), name
 
 
 def test_same_bits() -> None:
@@ -202,7 +217,7 @@ def test_the_plain_formulas_on_numbers_worked_out_by_hand() -> None:
     value = torch.tensor([4.0, 8.0], dtype=torch.float64).view(1, 1, 2, 1)
     call = Inputs("attention", [query], [key], [value], options={"scale": 1.0})
     ends = {"out": torch.ones(1, 1, 1, 1, dtype=torch.float64), "lse": torch.zeros(1, 1, 1, dtype=torch.float64)}
-    found, terms = plain.evaluate(call, ends, torch.float64, terms=True)
+    found, terms, inner = plain.evaluate(call, ends, torch.float64)
     ds = torch.tensor([-0.75, 0.75], dtype=torch.float64)  # P * (v - out)
     wanted = {
         "out": 7.0, "lse": math.log(4.0), "grad value 0": [0.25, 0.75], "grad key 0": ds.tolist(),
@@ -212,3 +227,6 @@ def test_the_plain_formulas_on_numbers_worked_out_by_hand() -> None:
         expected = torch.tensor(values, dtype=torch.float64).flatten()
         torch.testing.assert_close(found[name].flatten(), expected, rtol=0, atol=1e-15)
     assert float(terms["out"]) == 7.0 and bool((terms["grad key 0"].flatten() >= ds.abs()).all())
+    # Products of the logits: 0 and ln 3; of the row: 3/4 ln 3 + 1.
+    row = 0.75 * math.log(3.0) + 1.0
+    assert float(inner["out"]) == pytest.approx(0.25 * 4.0 * row + 0.75 * 8.0 * (math.log(3.0) + row))
