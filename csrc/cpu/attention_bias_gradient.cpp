@@ -38,7 +38,9 @@ void bias_gradient(const AttentionProblem& p, const Threads& threads, const Stat
     rows = 0;
     for (int64_t b = 0; b < p.batch; ++b) rows = larger(rows, sequence_of(p, b).len_q);
   }
-  const int64_t rows_per_item = owner.has_rows ? kBlockRows : kChunkRows, chunks = ceil_div(rows, rows_per_item);
+  const int64_t rows_per_item = owner.has_rows ? kBlockRows : kChunkRows;
+  const int64_t chunks =
+      larger<int64_t>(1, ceil_div(rows, rows_per_item));  // no rows: one empty chunk writes the zeros
   const int64_t owners = owner.size[0] * owner.size[1], items = owners * chunks, entries = owner.entries;
   const double operations = 4.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
   const int64_t strip_floats = owner.has_rows ? kBlockRows * entries : 1;
@@ -60,7 +62,7 @@ void bias_gradient(const AttentionProblem& p, const Threads& threads, const Stat
     }
   });
   if (owner.has_rows) return;
-  for (int64_t i = 0; i < owners && chunks; ++i) {
+  for (int64_t i = 0; i < owners; ++i) {
     float* sum = strips + i * chunks * entries;
     for (int64_t c = 1; c < chunks; ++c) {
       for (int64_t e = 0; e < entries; ++e) sum[e] += sum[c * entries + e];

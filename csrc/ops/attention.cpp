@@ -68,7 +68,7 @@ void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, 
     MMK_CHECK(grad_bias.size() == bias.size() && grad_bias[i].numel() == bias[i].numel() &&
                   grad_bias[i].is_contiguous() && grad_bias[i].scalar_type() == bias[i].scalar_type(),
               "grad_bias must be contiguous and like the bias");
-    p.bias.grad[i] = grad_bias[i].mutable_data_ptr();
+    if (grad_bias[i].numel() > 0) p.bias.grad[i] = grad_bias[i].mutable_data_ptr();
   }
   attention_kernels().backward(p, torch_threads());
 }

@@ -55,7 +55,8 @@ inline TensorView view_of(const Tensor& t, const char* name, bool packed, int64_
   MMK_CHECK(t.size(head_axis) == heads && t.size(row_axis) == rows && t.size(dim_axis) == dim, name,
             " has (heads, rows, dim) (", t.size(head_axis), ", ", t.size(row_axis), ", ", t.size(dim_axis),
             "), expected (", heads, ", ", rows, ", ", dim, ")");
-  MMK_CHECK(dim == 1 || t.stride(dim_axis) == 1, name, " must have a unit last stride, got ", t.stride(dim_axis));
+  MMK_CHECK(dim == 1 || t.numel() == 0 || t.stride(dim_axis) == 1, name, " must have a unit last stride, got ",
+            t.stride(dim_axis));
   TensorView view;
   view.data = t.mutable_data_ptr();
   view.dtype = dtype_of(t, name);
@@ -267,7 +268,8 @@ class Lowered {
         const int64_t rows = packed ? longest(p.cu_q) : p.len_q, keys = packed ? longest(p.cu_k) : p.len_k;
         MMK_CHECK(b.zero >= rows - 1 && b.zero + keys <= t.size(1), "the table of a RelativeBias has ", t.size(1),
                   " entries with key == query at ", b.zero, ", too few for ", rows, " queries and ", keys, " keys");
-        MMK_CHECK(t.size(1) == 1 || t.stride(1) == 1, "the table of a RelativeBias must have a unit last stride");
+        MMK_CHECK(t.numel() <= 1 || t.size(1) == 1 || t.stride(1) == 1,
+                  "the table of a RelativeBias must have a unit last stride");
         const int64_t size[4] = {1, t.size(0), 1, t.size(1)}, stride[4] = {0, t.size(0) == 1 ? 0 : t.stride(0), 0, 1};
         std::copy(size, size + 4, b.size[i]);
         std::copy(stride, stride + 4, b.stride[i]);
