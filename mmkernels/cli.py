@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit status."""
-    args = _parser().parse_args(arguments)
+    args, rest = _parser().parse_known_args(arguments)
+    if args.command is bench:
+        args.rest = arguments[1:]  # all of them, its --help too
+    elif rest:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return args.command(args)
     except (ValueError, TypeError) as error:
@@ -74,6 +78,7 @@ def info(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     """Trains the reference model, or goes on with it."""
     from mmkernels.models import checkpoint, demo, presets, training
+    from mmkernels.models.backends import Backends
     from mmkernels.models.corpus import load_corpus
     from mmkernels.models.progress import Progress
 
@@ -91,6 +96,8 @@ def train(args: argparse.Namespace) -> int:
     if minutes <= 0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
 
+    presets.configure(args.preset or "demo", args.dropout or 0.0)  # refuses before the data is loaded
+    Backends.choose(args.backend)
     training.configure_torch(args.threads)
     corpus = load_corpus()
     if args.resume:
@@ -141,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> int:
     model = saved.build_model(args.backend)
     if saved.step < saved.plan.total:
         _note(args, f"this checkpoint stands at step {saved.step} of {saved.plan.total}")
-    evaluation = evaluate_model(model, corpus, saved.recipe)
+    evaluation = evaluate_model(model, corpus, saved.recipe, args.grids)
     if args.report:
         about = {"checkpoint": str(path), "seed": str(saved.seed), "step": f"{saved.step} of {saved.plan.total}"}
         history = {stage: rows.tolist() for stage, rows in saved.history.items()}
@@ -172,6 +179,7 @@ def demo(args: argparse.Namespace) -> int:
     from mmkernels.models import demo as models_demo
     from mmkernels.models import presets, tables, training
 
+    presets.configure(args.preset or "demo", args.dropout or 0.0)
     training.configure_torch(args.threads)
     plan = None if args.steps is None else presets.plan_for_steps(args.steps)
     done = models_demo.run_demo(
@@ -219,10 +227,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("eval", evaluate)
     sub.add_argument("checkpoint", help="a checkpoint, or the folder it is in")
     sub.add_argument("--report", metavar="FILE", help="also write an HTML report")
+    sub.add_argument("--grids", type=_positive, default=1024, metavar="N", help="scenes of each VQA evaluation (1024)")
     _add_machine(sub)
 
     sub = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__, add_help=False)
-    sub.add_argument("rest", nargs=argparse.REMAINDER)
     sub.set_defaults(command=bench)
 
     sub = command("demo", demo)

@@ -68,7 +68,7 @@ def question_maps(model: MultimodalModel, picture: Tensor, questions: Tokens, wo
     """Each question's words over its grid; picture (3, 64, 64), questions (k, L)."""
     count, length = questions.ids.shape
     weights = _last_look(model.answerer, lambda: model.answerer(picture[None], questions))
-    found = []
+    found: list[WordMaps] = []
     for text, real in zip(weights.view(count, length, -1), questions.lengths.tolist()):
         ids = questions.ids[len(found), 1 : real - 1].tolist()
         found.append(WordMaps(words(ids), _as_maps(text[1 : real - 1])))

@@ -6,9 +6,8 @@ own; torch's generator, which dropout draws from, is saved.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,6 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     history: dict[str, Tensor]
     torch_rng: Tensor
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes the file; the previous checkpoint stays until this one is complete on the disk."""
@@ -60,7 +58,6 @@ class Checkpoint:
             "seconds": self.seconds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "notes": self.notes,
         }
         save_sealed(path, KIND, tensors, metadata)
 
@@ -84,12 +81,16 @@ class Checkpoint:
                 recipe=Recipe(**{**recipe, "betas": tuple(recipe["betas"])}),
                 plan=Plan(**metadata["plan"]),
                 sizes=Sizes(**metadata["sizes"]),
+                seed=metadata["seed"],
+                step=metadata["step"],
+                stage=metadata["stage"],
+                backend=metadata["backend"],
+                fingerprint=metadata["fingerprint"],
+                seconds=metadata["seconds"],
                 torch_rng=torch_rng,
-                **{
-                    name: metadata[name]
-                    for name in ("seed", "step", "stage", "backend", "fingerprint", "seconds", "notes")
-                },
-                **groups,
+                model=groups["model"],
+                optimizer=groups["optimizer"],
+                history=groups["history"],
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is a checkpoint of another version of mmkernels ({error})") from None
@@ -105,8 +106,20 @@ class Checkpoint:
     def build_model(self, backend: str | None) -> MultimodalModel:
         """The model with its weights, on a backend of choice."""
         model = MultimodalModel(self.config, self.sizes, backend)
-        model.load_state_dict(self.model)
+        self.load_weights(model)
         return model
+
+    def load_weights(self, model: MultimodalModel) -> None:
+        """Puts the weights into a model of the same sizes.
+
+        Raises:
+            ValueError: the model has other parameters.
+        """
+        try:
+            model.load_state_dict(self.model)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"the checkpoint's weights are of another model than this one: {reason}") from None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ import torch
 
 from mmkernels.mask import Mask
 from mmkernels.models import presets
+from mmkernels.models.backends import Backends
 from mmkernels.models.batches import BatchMaker
 from mmkernels.models.checkpoint import Checkpoint
 from mmkernels.models.corpus import Corpus, load_corpus
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--preset", choices=list(presets.PRESETS), default="demo")
     args = parser.parse_args()
+    Backends.choose(args.backend)  # refuses before the data is loaded
     configure_torch(args.threads)
     corpus = load_corpus()
     training, peak = peak_memory(lambda: first_steps(corpus, args.backend, args.seed, args.steps, args.preset))

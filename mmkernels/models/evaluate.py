@@ -18,13 +18,12 @@ from mmkernels.models.corpus import Corpus
 from mmkernels.models.metrics import accuracy, caption_scores, chance, majority, percent, recall
 from mmkernels.models.model import MultimodalModel
 from mmkernels.models.presets import Recipe
-from mmkernels.models.questions import KINDS, SceneMaker
+from mmkernels.models.questions import HELD_OUT_KINDS, KINDS, SceneMaker
 
 CHUNK = 128
 VIEW_SEED, SCENE_SEED = 99, 4242  # of what the evaluation shows: other than any training seed would draw
 SHOWN_MATCHES = 3
 VIEW_STRIDE = 3  # every third training row is looked at in an unseen view
-HELD_OUT_KINDS = ("count", "exist")
 
 
 @dataclass(frozen=True)

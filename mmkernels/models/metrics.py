@@ -20,8 +20,9 @@ def recall(similarity: Tensor, gold: Sequence[int] | Tensor) -> dict[str, float]
     nothing from their order.
     """
     right = similarity.gather(1, torch.as_tensor(gold)[:, None])
-    better, equal = (similarity > right).sum(1), (similarity == right).sum(1)
-    return {f"R@{k}": percent((((k - better) / equal).clamp(0, 1)).mean()) for k in RANKS}
+    better, equal = (similarity > right).sum(1), (similarity == right).sum(1).clamp(min=1)
+    found = right[:, 0].isfinite()  # NaN is better than nothing and worse than nothing: no hit
+    return {f"R@{k}": percent((((k - better) / equal).clamp(0, 1) * found).mean()) for k in RANKS}
 
 
 def chance(pool: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Preprocessing: generated questions about 2 x 2 grids of emoji, with their answers.
 
-There is no data set of human questions here: a scene is drawn, then templates ask about it. Four kinds: "where" (what is
-left of the dog), "find" (is there a pizza), "count" (how many animals), "exist" (is there a vehicle).
+There is no data set of human questions here: a scene is drawn, then templates ask about it. Four kinds: "where" (what
+is left of the dog), "find" (is there a pizza), "count" (how many animals), "exist" (is there a vehicle).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ CATEGORIES: dict[str, tuple[str, Callable[[Emoji], bool]]] = {  # plural: (singu
 }
 DIRECTIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # (down, right)
 KINDS = ("where", "count", "exist", "find")
+HELD_OUT_KINDS = ("count", "exist")  # an emoji that was never named cannot be asked for by name
 NAMED_SHARE = 0.6  # of the scenes show named emoji ("where", "find"), the others categories ("count", "exist")
 PER_SCENE = 4
 EMPTY = -1

@@ -103,8 +103,7 @@ def _retrieval(story: Story) -> list[str]:
     bars = {}
     for title, name in (("held-out concepts", "held_out"), ("known emoji, unseen views", "known_views")):
         part = results[name]
-        bars[title] = {method: part[key] for method, key in
-                       (("model", "image to text"), ("nearest pixel", "nearest pixel"), ("chance", "chance"))}  # fmt: skip
+        bars[title] = {"model": part["image to text"], **{key: part[key] for key in ("nearest pixel", "chance")}}
     rows = random.Random(EXAMPLE_SEED).sample(story.corpus.held_out, min(SHOWN, len(story.corpus.held_out)))
     shown = []
     for row in rows:
@@ -160,8 +159,8 @@ def _attention(story: Story) -> list[str]:
     pieces = story.corpus.tokenizer.pieces
     parts = [
         paragraph(
-            "Weights of the last cross-attention layer, mean over its heads: exp(logits - lse), with lse from the fused "
-            "kernel. Captions look at 4 x 4 cells, questions at 8 x 8."
+            "Weights of the last cross-attention layer, mean over its heads: exp(logits - lse), lse from the attention "
+            "call itself. Captions look at 4 x 4 cells, questions at 8 x 8."
         )
     ]
     views = story.evaluation.known_views

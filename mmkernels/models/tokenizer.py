@@ -69,14 +69,14 @@ class WordTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words up to the first <eos>, without special tokens."""
-        found = []
+        found: list[str] = []
         for i in ids:
             if i == EOS:
                 break
             if i > UNK:
-                found.append(self._tokenizer.id_to_token(i))
+                found.append(str(self._tokenizer.id_to_token(i)))
         return " ".join(found)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The token of each id, special ones included."""
-        return [self._tokenizer.id_to_token(i) for i in ids]
+        return [str(self._tokenizer.id_to_token(i)) for i in ids]

@@ -53,7 +53,9 @@ class ImageTower(nn.Module):
         )
         self.position = nn.Parameter(torch.randn(1, (side // STRIDE) ** 2, width) * 0.02)
         self.norm = nn.LayerNorm(width)
-        self.to(memory_format=torch.channels_last)
+        for step in self.features.modules():
+            if isinstance(step, nn.Conv2d):  # oneDNN's fast layout
+                step.weight.data = step.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """RGB in [0, 1], (B, 3, side, side) -> tokens (B, N, width), row by row from the top left."""

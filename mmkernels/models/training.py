@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels.models import presets
 from mmkernels.models.batches import BatchMaker
 from mmkernels.models.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from mmkernels.models.corpus import Corpus
@@ -72,7 +71,7 @@ class Trainer:
         saved = Checkpoint.load(path)
         saved.check_data(corpus, path)
         trainer = cls(corpus, saved.config, saved.recipe, saved.plan, saved.seed, backend)
-        trainer.model.load_state_dict(saved.model)
+        saved.load_weights(trainer.model)
         trainer.step, trainer.seconds, trainer.stage = saved.step, saved.seconds, saved.stage
         trainer.history = {stage: saved.history[stage].tolist() for stage in STAGES}
         trainer.optimizer = trainer._new_optimizer()
