@@ -46,4 +46,7 @@ def empty_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def unit_last_stride(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself if its last stride is 1 (or its last axis has one element), else a dense copy."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    if tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
+        return tensor
+    # Not contiguous(): an empty tensor is contiguous whatever its strides.
+    return tensor.clone(memory_format=torch.contiguous_format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import mmkernels as mmk
 from tests.torch.samples import tensors
@@ -92,7 +93,7 @@ def test_mask_from_outside_and_as_an_input():
 
 
 def test_dynamic_shapes_without_recompiling():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    counter = CompileCounterWithBackend("inductor")
 
     def function(query, key, value, table):
         return (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmkernels import backend as backends
 from mmkernels.mask import Mask
-from mmkernels.ops.attention import check, front, plain
+from mmkernels.ops.attention import check, front, joint, plain
 from mmkernels.ops.attention.front import Bias
 from mmkernels.ops.attention.lowered import problem_of
 from mmkernels.ops.attention.sdpa import scaled_dot_product_attention
@@ -177,11 +177,11 @@ def joint_attention(
 
     Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis", 2024.
     """
-    segments = front.check_queries(queries)
+    segments = joint.check_queries(queries)
     for name, given in (("keys", keys), ("values", values)):
         if isinstance(given, Tensor):
             raise TypeError(f"{name} must be a list of tensors (segments), got a tensor")
-    calls = front.lower_joint(
+    calls = joint.lower_joint(
         segments, check.segments_of("keys", keys), check.segments_of("values", values), mask, bias, scale, softcap,
         dropout_p, seed, dropout_offsets,
     )  # fmt: skip

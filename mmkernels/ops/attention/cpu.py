@@ -77,6 +77,10 @@ def backward(
     values = [empty_gradient(value) for value in call.values] if needs[2] else []
     bias = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in call.bias] if needs[3] else []
     grad_out, out = unit_last_stride(grad_out), unit_last_stride(out)
+    if out.numel() == 0:  # nothing for the kernel to do, nor anyone to write the zeros
+        for grad in (*query, *keys, *values, *bias):
+            grad.zero_()
+        return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
     try:
         _backward(grad_out, grad_lse, *_readable(call), out, lse, query, keys, values, bias)
     except RuntimeError as error:

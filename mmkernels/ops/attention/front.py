@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -174,73 +173,3 @@ def run_eager(call: Lowered, choice: Choice, return_lse: bool) -> tuple[Tensor, 
 def result(found: tuple[Tensor, Tensor | None], return_lse: bool) -> Any:
     """What the public functions return."""
     return found if return_lse else found[0]
-
-
-def slice_rows(call: Lowered, first: int, query: Tensor, k_len: int) -> Lowered:
-    """The call of a query segment that stands at ``first`` on the concatenated query axis of ``call``.
-
-    Mask, bias and the dropout's query offset are those of its rows; ``k_len`` is the length of the whole key axis.
-    """
-    count, total = query.shape[2], call.relative_zero + 1
-
-    def rows(tensor: Tensor | None, axis: int) -> Tensor | None:
-        return tensor if tensor is None or tensor.shape[axis] == 1 else tensor.narrow(axis, first, count)
-
-    bias, zero = list(call.bias), call.relative_zero
-    if call.bias_kind == 2:
-        # Row i of the segment is row first + i of the whole: entry key - i - first + Lq - 1.
-        width = max(count + k_len - 1, 0)
-        bias, zero = [bias[0].narrow(1, max(total - first - count, 0), width)], count - 1
-    elif bias:
-        bias = [rows(part, 2) for part in bias]
-    offsets = (call.offsets[0], call.offsets[1], call.offsets[2] + first, call.offsets[3])
-    return call._replace(
-        query=query, start=rows(call.start, 3), stop=rows(call.stop, 3), visible=rows(call.visible, 2),
-        bias=bias, relative_zero=zero, offsets=offsets,
-    )  # fmt: skip
-
-
-def check_queries(queries: Any) -> Sequence[Tensor]:
-    """A list of at least one query segment (B or 1, Hq, L, D) of the same heads, dimension, dtype and device."""
-    if isinstance(queries, Tensor) or not isinstance(queries, (list, tuple)):
-        raise TypeError(f"queries must be a list of tensors (segments), got {type(queries).__name__}")
-    segments = check.segments_of("queries", queries)
-    first = segments[0]
-    for index, query in enumerate(segments):
-        if query.dim() != 4:
-            raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected 4 axes (B, Hq, Lq, D)")
-        if (query.shape[1], query.shape[3]) != (first.shape[1], first.shape[3]):
-            raise ValueError(
-                f"queries[{index}] has shape {tuple(query.shape)}, expected {first.shape[1]} heads and a head "
-                f"dimension of {first.shape[3]} as queries[0] has"
-            )
-        if query.dtype != first.dtype:
-            raise TypeError(f"queries[{index}] has dtype {query.dtype}, expected {first.dtype} as queries[0] has")
-        if query.device != first.device:
-            raise ValueError(f"queries[{index}] is on {query.device}, expected {first.device} as queries[0] is")
-    return segments
-
-
-def lower_joint(
-    queries: Sequence[Tensor], keys: list[Tensor], values: list[Tensor], mask: Any, bias: Any, scale: Any, softcap: Any,
-    dropout_p: Any, seed: Any, offsets: Any,
-) -> list[Lowered]:  # fmt: skip
-    """One lowered call per query segment; mask, bias and seed are lowered once for the concatenated query axis."""
-    batch = 1
-    for index, query in enumerate(queries):
-        own = batch_of(*autocast_operands(query, keys, values), True)
-        if own != 1 and batch != 1 and batch != own:
-            raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected a batch of {batch} or 1")
-        batch = own if batch == 1 else batch
-    total = sum(query.shape[2] for query in queries)
-    whole = lower(
-        queries[0], keys, values, mask, bias, scale, softcap, dropout_p, seed, offsets, True, rows=(batch, total)
-    )  # fmt: skip
-    k_len = sum(key.shape[2] for key in keys)
-    calls, first = [], 0
-    for query in queries:
-        query = routing.autocast(query, whole.query.dtype)
-        query = query if query.shape[0] == batch else query.expand(batch, -1, -1, -1)
-        calls.append(slice_rows(whole, first, query, k_len))
-        first = first + query.shape[2]
-    return calls

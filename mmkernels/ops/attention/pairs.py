@@ -109,7 +109,7 @@ class Pairs:
             table = call.bias[0]
             sums = d_logits.new_zeros((self.q_heads, table.shape[1]))
             place = self._distance(table.shape[1]).flatten()
-            sums = sums.index_add(1, place, d_logits.sum(0).reshape(self.q_heads, -1))
+            sums = sums.index_add(1, place, d_logits.sum(0).flatten(1))
             return [sums.sum_to_size(table.shape).to(table.dtype)]
         if call.bias_kind != BIAS_DECOMPOSED:
             dense = call.bias[0]
