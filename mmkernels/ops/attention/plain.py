@@ -43,7 +43,7 @@ def attention(
     shape = query.shape
     facts = (
         shape, key.shape, value.shape, query.dtype, key.dtype, value.dtype, query.device, key.device, value.device,
-        backend,
+        query.layout, key.layout, value.layout, backend,
     )  # fmt: skip
     choice = _PLANS.get(facts)
     if choice is None:
