@@ -19,7 +19,9 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
 
     Differences: a query that may see no key gives zeros (plus the output bias), not NaN; with `need_weights` (the
     default, as in torch) the weights are computed beside the output from its log-sum-exp, in O(Lq * Lk) memory, so
-    pass `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask.
+    pass `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask. Without
+    gradients `torch.nn.TransformerEncoderLayer` runs a fused kernel of torch's own and calls no attention module at all
+    (`torch.backends.mha.set_fastpath_enabled(False)` stops that).
 
     Args:
         backend: name of a backend, or None; the others as in torch.nn.MultiheadAttention.

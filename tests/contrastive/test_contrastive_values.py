@@ -163,6 +163,21 @@ def test_confident_pairs_keep_their_small_loss():
     torch.testing.assert_close(torch.autograd.grad(found, operands[2])[0].double(), theirs, rtol=1e-2, atol=0)
 
 
+def test_rows_of_very_different_size():
+    """Logits near +300 in one row and -300 in the next, columns alike: each has a maximum of its own."""
+    image, text = torch.randn(6, 4), torch.randn(6, 4)
+    image[:, 0] = torch.tensor([300.0, -300.0, 0.0, 150.0, -150.0, 10.0])
+    text[:, 0] = torch.tensor([1.0, 1.1, -1.0, 1.0, 0.9, 0.0])
+    operands = [image.requires_grad_(), text.requires_grad_(), torch.tensor(1.0, requires_grad=True)]
+    wide = [t.detach().double().requires_grad_() for t in operands]
+    found, expected = mmk.contrastive_loss(*operands, reduction="none"), naive(*wide, reduction="none")
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    grad = torch.randn(6)
+    ours, theirs = gradients(found, operands, grad), gradients(expected, wide, grad.double())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 3)])
 def test_no_pairs(kind, shape):
