@@ -23,6 +23,7 @@ def pretrain_losses(model: MultimodalModel, batch: PretrainBatch, recipe: Recipe
         model.contrastive.embed_image(pooled),
         model.embed_texts(batch.texts),
         model.contrastive.scale,
+        label_smoothing=recipe.contrastive_smoothing,
         backend=model.backends.contrastive,
     )
     count = len(batch.captions.ids)

@@ -32,6 +32,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     warm_up: float = 0.05  # share of a stage's steps
+    contrastive_smoothing: float = 0.0
     caption_weight: float = 1.0
     caption_smoothing: float = 0.05
     subgroup_weight: float = 0.5
