@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from mmkernels import _native
 from mmkernels.bias import DecomposedBias, RelativeBias
 from mmkernels.mask import Mask
 from mmkernels.ops.attention import front
 from mmkernels.ops.attention.lowered import Lowered
+
+needs_native = pytest.mark.skipif(not _native.loaded, reason=f"no C++ library: {_native.why_not_loaded}")
+BACKENDS = ["reference", pytest.param("cpu", marks=needs_native)]
 
 
 def tensors(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32, grad: bool = False) -> Any:

@@ -13,10 +13,9 @@ import torch
 import mmkernels as mmk
 from mmkernels import _native, backend
 from mmkernels.ops.attention import cpu, reference
-from tests.torch.samples import tensors
+from tests.torch.samples import needs_native, tensors
 
 SHAPES = ((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 8))
-needs_native = pytest.mark.skipif(not _native.loaded, reason=f"no C++ library: {_native.why_not_loaded}")
 
 
 def test_table_of_backends():

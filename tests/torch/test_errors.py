@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mmkernels as mmk
+from tests.torch.samples import needs_native
 
 Q, K, V = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8), torch.zeros(2, 2, 7, 6)
 ENDS = torch.tensor([0, 2, 5], dtype=torch.int32)
@@ -139,6 +140,7 @@ def test_longest_lengths_are_needed_where_they_cannot_be_computed():
         mmk.attention_varlen(**packed, mask=z(2, 4, 3, 3, dtype=torch.bool, device="meta"), max_seqlen_q=3)
 
 
+@needs_native
 @pytest.mark.parametrize("ends", [[0, 6, 5], [1, 2, 5], [0, 2, 4], [0, 2, 6], [-1, 2, 5]])
 def test_the_cpu_op_checks_cumulative_lengths(ends):
     bad = torch.tensor(ends, dtype=torch.int32)
@@ -146,6 +148,7 @@ def test_the_cpu_op_checks_cumulative_lengths(ends):
         mmk.attention_varlen(**(PACKED | {"cu_seqlens_q": bad}), backend="cpu")
 
 
+@needs_native
 @pytest.mark.parametrize("stop", [8, -1])
 def test_the_cpu_op_checks_intervals(stop):
     mask = mmk.Mask.intervals(torch.zeros(5, dtype=torch.int32), torch.full((5,), stop, dtype=torch.int32))

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmkernels as mmk
 from mmkernels.layout import dense_strides_like, empty_gradient, empty_like_query, unit_last_stride
-from tests.torch.samples import tensors
+from tests.torch.samples import BACKENDS, tensors
 
 B, H, L, D = 2, 4, 5, 8
 
@@ -68,7 +68,7 @@ def test_unit_last_stride_copies_only_where_it_must():
     assert unit_last_stride(torch.zeros(()).expand(0, 4)).stride(-1) == 1
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_views_give_the_values_of_dense_copies(view, backend):
     base = view()

@@ -68,8 +68,11 @@ def _slice_rows(call: Lowered, first: int, query: Tensor, k_len: int) -> Lowered
     """
     count, total = query.shape[2], call.relative_zero + 1
 
-    def rows(tensor: Tensor | None, axis: int) -> Tensor | None:
-        return tensor if tensor is None or tensor.shape[axis] == 1 else tensor.narrow(axis, first, count)
+    def rows(tensor: Tensor, axis: int) -> Tensor:
+        return tensor if tensor.shape[axis] == 1 else tensor.narrow(axis, first, count)
+
+    def optional_rows(tensor: Tensor | None, axis: int) -> Tensor | None:
+        return None if tensor is None else rows(tensor, axis)
 
     bias, zero = list(call.bias), call.relative_zero
     if call.bias_kind == BIAS_RELATIVE:
@@ -80,6 +83,6 @@ def _slice_rows(call: Lowered, first: int, query: Tensor, k_len: int) -> Lowered
         bias = [rows(part, 2) for part in bias]
     offsets = (call.offsets[0], call.offsets[1], call.offsets[2] + first, call.offsets[3])
     return call._replace(
-        query=query, start=rows(call.start, 3), stop=rows(call.stop, 3), visible=rows(call.visible, 2),
-        bias=bias, relative_zero=zero, offsets=offsets,
+        query=query, start=optional_rows(call.start, 3), stop=optional_rows(call.stop, 3),
+        visible=optional_rows(call.visible, 2), bias=bias, relative_zero=zero, offsets=offsets,
     )  # fmt: skip
