@@ -108,3 +108,13 @@ def test_fake_has_the_strides_of_eager(view, backend):
     with FakeTensorMode() as mode:
         fake = run(*(mode.from_tensor(t) for t in (*operands, bias)))
     assert [(t.shape, t.stride(), t.dtype) for t in fake] == [(t.shape, t.stride(), t.dtype) for t in eager]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_tensors_of_any_strides(backend):
+    query = torch.zeros(()).expand(0, H, L, D).requires_grad_()
+    key, value = torch.zeros(()).expand(2, 0, 1, 7, D).unbind(0)
+    for bias in (None, torch.zeros(L, 1)):
+        out = mmk.attention(query, key, value, bias=bias, backend=backend)
+        assert out.shape == (0, H, L, D)
+        assert torch.autograd.grad(out.sum(), query)[0].shape == query.shape

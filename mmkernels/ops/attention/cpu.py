@@ -59,7 +59,7 @@ def forward_plain(
     """``forward`` of one segment and nothing else, the short way: a tiny call costs half as much."""
     out = empty_like_query(query, value.shape[-1])
     lse = empty_lse(query, False) if with_lse else None
-    if query.stride(-1) != 1 or key.stride(-1) != 1 or value.stride(-1) != 1:
+    if query.stride()[-1] != 1 or key.stride()[-1] != 1 or value.stride()[-1] != 1:
         query, key, value = unit_last_stride(query), unit_last_stride(key), unit_last_stride(value)
     try:
         _forward_plain(query, key, value, scale, out, lse)
@@ -96,7 +96,7 @@ def backward_plain(
     grad_query = empty_gradient(query) if needs[0] else None
     grad_key = empty_gradient(key) if needs[1] else None
     grad_value = empty_gradient(value) if needs[2] else None
-    if query.stride(-1) != 1 or key.stride(-1) != 1 or value.stride(-1) != 1:
+    if query.stride()[-1] != 1 or key.stride()[-1] != 1 or value.stride()[-1] != 1:
         query, key, value = unit_last_stride(query), unit_last_stride(key), unit_last_stride(value)
     if grad_out.stride(-1) != 1:
         grad_out = unit_last_stride(grad_out)
