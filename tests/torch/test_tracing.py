@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import mmkernels as mmk
+from mmkernels.ops.attention import cpu, reference
 from tests.torch.samples import tensors
 
 SHAPES = ((2, 4, 6, 8), (2, 2, 7, 8), (2, 2, 7, 8))
@@ -69,3 +72,21 @@ def test_tensor_subclass_goes_through_the_op():
     out = mmk.attention(query.as_subclass(Watching), key, value)
     assert any("attention_forward" in name for name in seen)
     assert torch.equal(out.as_subclass(torch.Tensor), mmk.attention(query, key, value))
+
+
+def test_selective_checkpoint_can_keep_attention(monkeypatch):
+    runs = []
+    for module in (cpu, reference):
+        original = module.forward
+        monkeypatch.setattr(module, "forward", lambda *args, _original=original: runs.append(1) or _original(*args))
+    operator = torch.ops.mmkernels.attention_forward.default
+
+    def function(query, key, value):
+        return mmk.attention(query, key, value, mask=mmk.Mask.causal()).sin()
+
+    leaves = tensors(*SHAPES, grad=True)
+    keep = functools.partial(create_selective_checkpoint_contexts, [operator])
+    checkpoint(function, *leaves, use_reentrant=False, context_fn=keep).sum().backward()
+    assert len(runs) == 1
+    checkpoint(function, *leaves, use_reentrant=False).sum().backward()
+    assert len(runs) == 3
