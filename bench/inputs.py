@@ -38,7 +38,7 @@ class Inputs:
 
     def leaves(self) -> dict[str, Tensor]:
         """Every tensor that may have a gradient, by name."""
-        named = {}
+        named: dict[str, Tensor] = {}
         for name, tensors in (("query", self.queries), ("key", self.keys), ("value", self.values)):
             named |= {f"{name} {index}": tensor for index, tensor in enumerate(tensors)}
         return named | {f"bias {index}": tensor for index, tensor in enumerate(bias_tensors(self.bias))}
@@ -56,15 +56,17 @@ class Inputs:
 
     def run(self, backend: str | None = None, return_lse: bool = True) -> dict[str, Tensor]:
         """The outputs by name: "out" and "lse", "joint": one of each per query segment."""
-        common = dict(mask=self.mask, bias=self.bias, return_lse=return_lse, backend=backend, **self.options)
+        common: dict[str, Any] = {"mask": self.mask, "bias": self.bias, "return_lse": return_lse, "backend": backend}
+        common |= self.options
         if self.function == "joint":
             found = mmk.joint_attention(self.queries, self.keys, self.values, **common)
             outs, lses = found if return_lse else (found, [])
             named = {f"out {index}": out for index, out in enumerate(outs)}
             return named | {f"lse {index}": lse for index, lse in enumerate(lses)}
         if self.function == "varlen":
-            packed = (self.queries[0], self.keys[0], self.values[0], self.cu_seqlens_q, self.cu_seqlens_k)
-            found = mmk.attention_varlen(*packed, **common)
+            assert self.cu_seqlens_q is not None and self.cu_seqlens_k is not None
+            operands = (self.queries[0], self.keys[0], self.values[0])
+            found = mmk.attention_varlen(*operands, self.cu_seqlens_q, self.cu_seqlens_k, **common)
         else:
             keys, values = (x[0] if len(x) == 1 else x for x in (self.keys, self.values))
             found = mmk.attention(self.queries[0], keys, values, **common)

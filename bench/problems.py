@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,14 +62,14 @@ class Problem:
         key_heads = self.heads if self.heads_k is None else self.heads_k
         group = min(self.heads // key_heads, 4)
         few = min(key_heads, 2)
+        grid = None
+        k_lens = tuple(_shorter(length, CHUNK + BLOCK) for length in self.k_lens)
+        q_lens = tuple(_shorter(length, 2 * BLOCK) for length in self.q_lens)
+        if self.q_lens == self.k_lens:  # self-attention stays square
+            q_lens = k_lens
         if self.grid is not None:
             grid = (min(self.grid[0], 19), min(self.grid[1], 29))
-            q_lens, k_lens = self.q_lens, (grid[0] * grid[1],)
-        else:
-            grid, k_lens = None, tuple(_shorter(length, CHUNK + BLOCK) for length in self.k_lens)
-            q_lens = tuple(_shorter(length, 2 * BLOCK) for length in self.q_lens)
-            if self.q_lens == self.k_lens:  # self-attention stays square
-                q_lens = k_lens
+            k_lens = (grid[0] * grid[1],)
         return replace(
             self, heads=few * group, heads_k=few, batch=min(self.batch, 2), q_lens=q_lens, k_lens=k_lens, grid=grid
         )
@@ -83,11 +84,11 @@ class Problem:
         def operand(batch: int, heads: int, length: int, dim: int) -> Tensor:
             return torch.randn(batch, heads, length, dim, generator=random).to(dtype)
 
-        options = {"scale": p.scale, "softcap": p.softcap}
+        options: dict[str, Any] = {"scale": p.scale, "softcap": p.softcap}
         options = {name: value for name, value in options.items() if value is not None}
         if p.dropout_p:
             options |= {"dropout_p": p.dropout_p, "seed": 1234 + seed}
-        common = {
+        common: dict[str, Any] = {
             "mask": p.mask(p, random) if p.mask else None,
             "bias": p.bias(p, random, dtype) if p.bias else None,
             "options": options,
@@ -95,9 +96,9 @@ class Problem:
         if p.function == "varlen":
             q_total, k_total = sum(p.q_lens), sum(p.k_lens)
             sizes = ((p.heads, q_total, p.dim), (heads_k, k_total, p.dim), (heads_k, k_total, dim_v))
-            packed = [[operand(1, *size)[0].transpose(0, 1).contiguous()] for size in sizes]
-            cu_seqlens = [torch.tensor([0, *accumulate(lens)], dtype=torch.int32) for lens in (p.q_lens, p.k_lens)]
-            return Inputs("varlen", *packed, cu_seqlens_q=cu_seqlens[0], cu_seqlens_k=cu_seqlens[1], **common)
+            query, key, value = (operand(1, *size)[0].transpose(0, 1).contiguous() for size in sizes)
+            cu_q, cu_k = (torch.tensor([0, *accumulate(lens)], dtype=torch.int32) for lens in (p.q_lens, p.k_lens))
+            return Inputs("varlen", [query], [key], [value], cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, **common)
         query_batch = p.batch if p.query_batch is None else p.query_batch
         queries = [operand(query_batch, p.heads, length, p.dim) for length in p.q_lens]
         keys = [operand(p.batch, heads_k, length, p.dim) for length in p.k_lens]
