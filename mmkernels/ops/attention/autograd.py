@@ -155,7 +155,7 @@ class PlainAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, choice: Choice, scale: float, return_lse: bool, query: Tensor, key: Tensor, value: Tensor
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, choice: Choice, scale: float, return_lse: bool
     ) -> Any:
         out, lse = choice.short.forward_plain(query, key, value, scale, True)
         ctx.save_for_backward(query, key, value, out, lse)
@@ -169,19 +169,25 @@ class PlainAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None = None) -> Any:
         query, key, value, out, lse = ctx.saved_tensors
         choice, scale = ctx.rest
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad
         if grad_out is not None and grad_lse is None and _is_plain_backward(grad_out):
-            return None, None, None, *choice.short.backward_plain(grad_out, query, key, value, scale, out, lse, needs)
+            grads = choice.short.backward_plain(grad_out, query, key, value, scale, out, lse, needs)
+            return *grads, None, None, None
         call = Lowered(query, [key], [value], scale=scale)
-        grad_query, grad_keys, grad_values, _ = gradients(grad_out, grad_lse, call, out, lse, (*needs, False), choice)
+        needs = (*needs[:3], False)
+        grad_query, grad_keys, grad_values, _ = gradients(grad_out, grad_lse, call, out, lse, needs, choice)
         return (
-            None,
-            None,
-            None,
             grad_query if needs[0] else None,
             grad_keys[0] if needs[1] else None,
             grad_values[0] if needs[2] else None,
+            None,
+            None,
+            None,
         )
+
+
+# Function.apply without its Python half, which handles setup_context and torch.func: neither comes this way.
+plain_attention = super(torch.autograd.Function, PlainAttention).apply
 
 
 def _is_plain_backward(grad_out: Tensor) -> bool:

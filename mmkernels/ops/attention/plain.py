@@ -13,7 +13,7 @@ from torch import Tensor
 from mmkernels import backend as backends
 from mmkernels import routing
 from mmkernels.ops.attention import check, front
-from mmkernels.ops.attention.autograd import Choice, PlainAttention, short_choice
+from mmkernels.ops.attention.autograd import Choice, plain_attention, short_choice
 from mmkernels.ops.attention.lowered import Lowered
 
 _PLANS: dict[tuple[Any, ...], Choice] = {}
@@ -59,7 +59,7 @@ def attention(
         call = Lowered(query, [key], [value], scale=scale)
         return front.result(front.run_eager(call, choice, return_lse), return_lse)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return PlainAttention.apply(choice, scale, return_lse, query, key, value)
+        return plain_attention(query, key, value, choice, scale, return_lse)
     out, lse = short.forward_plain(query, key, value, scale, return_lse)
     return (out, lse) if return_lse else out
 
