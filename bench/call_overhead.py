@@ -1,6 +1,7 @@
 """What a call costs beyond its arithmetic: mmkernels.attention against torch's SDPA on a problem with hardly any.
 
-``python bench/call_overhead.py [--repeats 40] [--calls 500] [--json]``: medians over interleaved repeats, microseconds.
+``python bench/call_overhead.py [--repeats 300] [--calls 20] [--json]``: medians over interleaved repeats, microseconds.
+Repeats are short, so that another process rarely falls into one.
 Budget: torch + 10 us without gradients, torch + 30 us with (forward and backward).
 """
 
@@ -60,8 +61,8 @@ def measure(repeats: int, calls: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--calls", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = measure(arguments.repeats, arguments.calls)
