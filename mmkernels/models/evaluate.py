@@ -117,7 +117,7 @@ def _held_out_retrieval(
     """Among held-out emoji only: find the caption of a picture, and the picture of a caption."""
     rows = corpus.held_out
     captions = [full_caption(corpus.rows[i]) for i in rows]
-    images = model.contrastive.embed_image(tokens.mean(1))
+    images = model.contrastive.embed_image(model.pool_image(tokens))
     similarity = images @ _embed_texts(model, corpus, recipe, captions).T
     pixels = baselines.held_out_text_similarity(corpus)
     gold = list(range(len(rows)))
@@ -138,7 +138,7 @@ def _view_retrieval(
 ) -> dict[str, Any]:
     """The name of a known emoji in an unseen view, among the names of all emoji."""
     names = _embed_texts(model, corpus, recipe, [row.name for row in corpus.rows])
-    similarity = model.contrastive.embed_image(tokens.mean(1)) @ names.T
+    similarity = model.contrastive.embed_image(model.pool_image(tokens)) @ names.T
     return {
         "count": len(rows),
         "pool": len(corpus.rows),
@@ -166,7 +166,7 @@ def _held_out_captions(corpus: Corpus, captions: list[str]) -> dict[str, Any]:
 def _held_out_labels(model: MultimodalModel, corpus: Corpus, tokens: Tensor) -> dict[str, Any]:
     """The subgroup of a held-out emoji, as the auxiliary head tells it."""
     truth = [corpus.rows[i].subgroup for i in corpus.held_out]
-    head = model.labels(tokens.mean(1))[0].argmax(1).tolist()
+    head = model.labels(model.pool_image(tokens))[0].argmax(1).tolist()
     nearest = [corpus.rows[i].subgroup for i in baselines.nearest_training_picture(corpus)]
     return {
         "model": percent(sum(corpus.subgroups[a] == b for a, b in zip(head, truth)) / len(truth)),

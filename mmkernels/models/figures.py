@@ -85,9 +85,9 @@ def word_maps(picture: Tensor, maps: WordMaps) -> str:
     axes[0].set_title("picture", fontsize=8)
     side = picture.shape[-1]
     for ax, word, weights in zip(axes[1:], maps.words, maps.weights):
-        ax.imshow(image, interpolation="nearest", alpha=0.35)
+        ax.imshow(image, interpolation="nearest")
         ax.imshow(
-            weights.numpy(), extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="magma", alpha=0.65,
+            weights.numpy(), extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="magma", alpha=0.6,
             interpolation="bilinear",
         )  # fmt: skip
         ax.set_title(word, fontsize=8)

@@ -103,9 +103,13 @@ class MultimodalModel(nn.Module):
         self.captioner = Captioner(config, sizes.vocabulary, self.backends)
         self.answerer = Answerer(config, sizes, self.backends)
 
+    def pool_image(self, tokens: Tensor) -> Tensor:
+        """One vector per picture: (B, N, width) -> (B, width)."""
+        return tokens.mean(1)
+
     def embed_images(self, pictures: Tensor) -> Tensor:
         """(B, 3, 32, 32) -> unit vectors (B, width)."""
-        return self.contrastive.embed_image(self.image_tower(pictures).mean(1))
+        return self.contrastive.embed_image(self.pool_image(self.image_tower(pictures)))
 
     def embed_texts(self, texts: Tokens) -> Tensor:
         """(B, L) -> unit vectors (B, width)."""

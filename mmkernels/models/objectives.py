@@ -18,7 +18,7 @@ VQA_LOSSES = ("total",)
 def pretrain_losses(model: MultimodalModel, batch: PretrainBatch, recipe: Recipe) -> dict[str, Tensor]:
     """The losses of the first stage by name, "total" being their weighted sum."""
     images = model.image_tower(batch.pictures)
-    pooled = images.mean(1)
+    pooled = model.pool_image(images)
     contrastive = contrastive_loss(
         model.contrastive.embed_image(pooled),
         model.embed_texts(batch.texts),
