@@ -54,6 +54,7 @@ def _retrieval(results: dict[str, Any]) -> Table:
     rows = [
         _recall_row(f"held-out concepts, image to text ({held['count']} emoji)", held["image to text"]),
         _recall_row("held-out concepts, text to image", held["text to image"]),
+        _recall_row("  image to text, mean of 9 views of the picture", held["image to text, mean of views"]),
         _recall_row("  words of the nearest training picture", held["nearest pixel"]),
         _recall_row("  chance", held["chance"]),
         _recall_row(f"known emoji, unseen views, among {views['pool']} names", views["image to text"]),
