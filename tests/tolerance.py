@@ -32,11 +32,13 @@ C = {torch.float32: 4.0, torch.bfloat16: 1.0, torch.float16: 1.0, torch.float64:
 
 
 class Expectation:
-    """What the rule allows for one call and one draw of cotangents."""
+    """What the rule allows for one call and its cotangents, random ones unless given."""
 
-    def __init__(self, inputs: Inputs, seed: int = 0, rounded: bool = False) -> None:
+    def __init__(
+        self, inputs: Inputs, seed: int = 0, rounded: bool = False, cotangents: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.inputs = inputs
-        self.cotangents = plain.cotangents(inputs, seed)
+        self.cotangents = plain.cotangents(inputs, seed) if cotangents is None else cotangents
         self.reference, self.terms, self.inner = plain.evaluate(inputs, self.cotangents, torch.float64)
         # fp64 is held to the reference and its terms alone.
         dtype = inputs.dtype if rounded or inputs.dtype == torch.float64 else torch.float32

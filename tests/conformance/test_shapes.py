@@ -10,7 +10,7 @@ import torch
 import mmkernels as mmk
 from bench.inputs import Inputs
 from tests.backends import CPU, DEFAULT, NATIVE, REFERENCE, Run, dtypes, runs
-from tests.tolerance import check_call
+from tests.tolerance import Expectation, check_call
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 72, 80, 96, 128, 160, 192, 255, 256, 257, 261, 511, 512)
 Q_LENS = (1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129)
@@ -130,3 +130,24 @@ def test_softcap(softcap: float, run: Run) -> None:
     with run.active() as backend:
         check_call(make(torch.float32, 1, 2, 2, 19, 70, 16, 16, mmk.Mask.causal(), softcap=softcap, scale=2.0), backend)
         check_call(make(torch.bfloat16, 1, 2, 2, 19, 70, 16, 16, softcap=softcap, dropout_p=0.5, seed=1), backend)
+
+
+LONG_BIASES = {
+    "none": None,
+    "one number": (1, 1, 1, 1),
+    "per row": (1, 1, 6000, 1),
+    "per head": (1, 2, 1, 1),
+    "per key": (1, 1, 1, 70),
+}
+
+
+@pytest.mark.parametrize("bias", LONG_BIASES)
+@runs(*DEFAULT)
+def test_long_sums(bias: str, run: Run) -> None:
+    """Sums over thousands of rows that all have one sign: a single fp32 chain would drift, chunks do not."""
+    query, key, value = torch.zeros(1, 2, 6000, 8), torch.randn(1, 1, 70, 8), torch.rand(1, 1, 70, 8)
+    shape = LONG_BIASES[bias]
+    inputs = Inputs("attention", [query + 0.1], [key], [value], None, None if shape is None else torch.zeros(shape))
+    ones = {"out": torch.ones(1, 2, 6000, 8), "lse": torch.ones(1, 2, 6000)}
+    with run.active() as backend:
+        Expectation(inputs, cotangents=ones).check(backend)
