@@ -179,9 +179,11 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
   const double operations = 4.0 * p.batch * p.heads_q * p.len_q * p.len_k * (p.dim_qk + p.dim_v);
   const int64_t dk_width = round_up(p.dim_qk, kLanes), dv_width = round_up(p.dim_v, kLanes);
   parallel(threads, items.count, operations, [&](Claim& claim) {
-    Arena arena(BackwardScratch::floats(p) + kBlockKeys * (dk_width + dv_width) + 128);
+    Arena arena(BackwardScratch::floats(p) + 2 * kBlockKeys * (dk_width + dv_width) + 128);
     BackwardScratch scratch(p, arena);
     float *dk_memory = arena.take(kBlockKeys * dk_width), *dv_memory = arena.take(kBlockKeys * dv_width);
+    float *dk_chunk = arena.take(kBlockKeys * dk_width), *dv_chunk = arena.take(kBlockKeys * dv_width);
+    int64_t chunk_of = -1;
     for (int64_t i; (i = claim.next()) >= 0;) {
       const KeyItem item = items.at(i);
       const Segment& segment = p.segments[item.segment];
@@ -190,6 +192,8 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       if (!dk && !dv) continue;
       clear(dk_memory, kBlockKeys * dk_width);
       clear(dv_memory, kBlockKeys * dv_width);
+      clear(dk_chunk, kBlockKeys * dk_width);
+      clear(dv_chunk, kBlockKeys * dv_width);
       const Sequence owner = sequence_of(p, item.batch);
       const int32_t first = static_cast<int32_t>(item.first);
       const int32_t count =
@@ -197,7 +201,11 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       Targets to;
       to.key = dk;
       to.value = dv;
+      to.key_chunk = dk_chunk;
+      to.value_chunk = dv_chunk;
+      to.chunk_of = &chunk_of;
       to.first_key = segment.offset + first;
+      to.first_block = block_index(p, item.segment, first);
       const KeyRange range = {item.segment, item.segment + 1, first, first + count};
       const bool broadcast = !p.cu_q && items.batches(item.segment) < p.batch;
       for (int64_t b = broadcast ? 0 : item.batch; b < (broadcast ? p.batch : item.batch + 1); ++b) {
@@ -208,6 +216,7 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
           accumulate_tile(p, scratch.tile, range, stats, scratch, to);
         }
       }
+      add_key_chunks(p, count, to);
       const int64_t row = owner.first_key + first;
       if (dk) write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, dk);
       if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, dv);

@@ -1,7 +1,7 @@
 // From the probabilities and logit gradients of a tile to sums: dq of the tile, dk and dv of its keys, bias strips.
 //
 // Every pass goes through accumulate_tile, with the targets it wants. The chains of additions are the same whichever
-// passes run: dq over keys in chunks, dk and dv over rows in order.
+// passes run: dq over keys in chunks of 512, dk and dv over rows in chunks of 1024 queries of one head.
 #pragma once
 
 #include "backward_bias.h"
@@ -12,7 +12,10 @@ MMK_NAMESPACE_BEGIN
 struct Targets {
   float *query = nullptr, *query_chunk = nullptr;  // [feature][row] of the tile: total, and the chunk under way
   float *key = nullptr, *value = nullptr;          // [key - first_key][feature], features padded to whole vectors
-  int64_t first_key = 0;                           // on the concatenated axis
+  float *key_chunk = nullptr, *value_chunk = nullptr;
+  int64_t* chunk_of = nullptr;  // per block of keys: which rows its chunks hold
+  int64_t first_key = 0;        // on the concatenated axis
+  int64_t first_block = 0;      // index of the first block in chunk_of, as block_index counts
   BiasPart bias[2];
   float* strip[2] = {nullptr, nullptr};  // with a row axis: [row of the tile][entry]
 };
@@ -40,8 +43,36 @@ inline void add_keys(int32_t keys, int first, int count, const float* weights, c
   }
 }
 
-inline void add_products(const AttentionProblem& p, const RowTile& tile, int32_t keys, int64_t key, int first,
-                         int vectors, const int32_t* visible, BackwardScratch& scratch, const Targets& to) {
+/// Every block of every segment has its own index, also where segments end within 64 keys.
+inline int64_t block_index(const AttentionProblem& p, int segment, int64_t first) {
+  return p.segments[segment].offset / kBlockKeys + segment + first / kBlockKeys;
+}
+
+/// The chunk of rows that a row belongs to: counted along its own head's queries, whatever the tile.
+inline int64_t row_chunk(const AttentionProblem& p, const RowTile& tile, int r) {
+  return (tile.sequence.batch * p.heads_q + tile.head[r]) << 24 | tile.query[r] / kChunkRows;
+}
+
+/// Adds what the chunks of one block hold to its totals; the chunks are empty afterwards.
+inline void add_key_chunk(const AttentionProblem& p, int32_t keys, int64_t offset, const Targets& to) {
+  const int64_t width[2] = {round_up(p.dim_qk, kLanes), round_up(p.dim_v, kLanes)};
+  float *const total[2] = {to.key, to.value}, *const chunk[2] = {to.key_chunk, to.value_chunk};
+  for (int i = 0; i < 2; ++i) {
+    if (!total[i]) continue;
+    for (int64_t e = offset * width[i]; e < (offset + keys) * width[i]; e += kLanes) {
+      store(total[i] + e, load(total[i] + e) + load(chunk[i] + e));
+      store(chunk[i] + e, splat(0.0f));
+    }
+  }
+}
+
+/// Adds the chunks of every block, at the end.
+inline void add_key_chunks(const AttentionProblem& p, int64_t keys, const Targets& to) {
+  add_key_chunk(p, static_cast<int32_t>(keys), 0, to);
+}
+
+inline void add_products(const AttentionProblem& p, const RowTile& tile, int segment, int64_t first_key, int32_t keys,
+                         int first, int vectors, const int32_t* visible, BackwardScratch& scratch, const Targets& to) {
   const float* ds = scratch.grad_logits + first;
   const Staged& k = scratch.staged_key;
   if (to.query && visible) {
@@ -51,15 +82,26 @@ inline void add_products(const AttentionProblem& p, const RowTile& tile, int32_t
     gemm<Start::kAccumulate, Layout::kTransposed>(p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, keys,
                                                   to.query_chunk + first, kRowStride);
   }
-  const int count = smaller(vectors * kLanes, tile.rows - first);
-  const int64_t offset = key - to.first_key;
-  if (to.key) {
-    add_keys(keys, first, count, scratch.grad_logits, scratch.query_rows, p.dim_qk, visible,
-             to.key + offset * round_up(p.dim_qk, kLanes));
-  }
-  if (to.value) {
-    add_keys(keys, first, count, scratch.logits, scratch.grad_rows, p.dim_v, visible,
-             to.value + offset * round_up(p.dim_v, kLanes));
+  if (!to.key && !to.value) return;
+  const int64_t offset = p.segments[segment].offset + first_key - to.first_key;
+  int64_t& current = to.chunk_of[block_index(p, segment, first_key) - to.first_block];
+  const int last = smaller(first + vectors * kLanes, tile.rows);
+  for (int begin = first; begin < last;) {  // runs of rows of one chunk
+    const int64_t chunk = row_chunk(p, tile, begin);
+    int end = last;
+    while (row_chunk(p, tile, end - 1) != chunk) --end;  // rows are in order of their chunks
+    if (chunk != current) add_key_chunk(p, keys, offset, to);
+    current = chunk;
+    const int32_t* seen = visible ? visible + (begin - first) : nullptr;
+    if (to.key) {
+      add_keys(keys, begin, end - begin, scratch.grad_logits, scratch.query_rows, p.dim_qk, seen,
+               to.key_chunk + offset * round_up(p.dim_qk, kLanes));
+    }
+    if (to.value) {
+      add_keys(keys, begin, end - begin, scratch.logits, scratch.grad_rows, p.dim_v, seen,
+               to.value_chunk + offset * round_up(p.dim_v, kLanes));
+    }
+    begin = end;
   }
 }
 
@@ -74,7 +116,7 @@ inline void accumulate_tile(const AttentionProblem& p, RowTile& tile, const KeyR
   int segment = -1;
   const auto flush = [&](int s, int64_t first, int32_t keys) {
     if (!pending_vectors) return;
-    add_products(p, tile, keys, p.segments[s].offset + first, pending_first, pending_vectors, nullptr, scratch, to);
+    add_products(p, tile, s, first, keys, pending_first, pending_vectors, nullptr, scratch, to);
     pending_vectors = 0;
   };
   const auto visit = [&](const Slice& slice, const KeyBlock& block) {
@@ -106,8 +148,8 @@ inline void accumulate_tile(const AttentionProblem& p, RowTile& tile, const KeyR
       flush(block.segment, block.first, block.keys);
     }
     if (isolate) {
-      add_products(p, tile, block.keys, p.segments[block.segment].offset + block.first, slice.first, slice.vectors,
-                   block.visible, scratch, to);
+      add_products(p, tile, block.segment, block.first, block.keys, slice.first, slice.vectors, block.visible, scratch,
+                   to);
     } else {
       if (!pending_vectors) pending_first = slice.first;
       pending_vectors += slice.vectors;

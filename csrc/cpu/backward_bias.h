@@ -2,7 +2,8 @@
 //
 // A bias element belongs to one item, which visits all that reads it in a fixed order:
 //   a bias with a row axis             item = (batch, head, 64 rows) of the bias; strip [row][entry]
-//   without one (table, key-only)      item = (batch, head, chunk of 1024 rows); strip [entry], chunks added in order
+//   without one (table, key-only)      item = (batch, head, chunk of 1024 rows); strip [entry], emptied into fp64 after
+//                                      every tile of rows, chunks added in order
 #pragma once
 
 #include "backward_step.h"
@@ -34,13 +35,29 @@ inline void add_row(const BiasPart& owner, int64_t query, int64_t first, int32_t
     return;
   }
   if (bias.kind == BiasKind::kDense && owner.entries == 1) {
-    for (int32_t j = 0; j < keys; ++j) strip[0] += row[j];
+    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int32_t j = 0; j < keys; ++j) sum[j % 4] += row[j];
+    strip[0] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
     return;
   }
   float* to = strip + first + (bias.kind == BiasKind::kRelative ? bias.zero - query : 0);
   int32_t j = 0;
   for (; j + kLanes <= keys; j += kLanes) store(to + j, load(to + j) + load(row + j));
   for (; j < keys; ++j) to[j] += row[j];
+}
+
+/// total += strip, and the strip is empty again.
+inline void empty_strip(float* strip, int64_t entries, double* total) {
+  for (int64_t e = 0; e < entries; ++e) {
+    total[e] += strip[e];
+    strip[e] = 0.0f;
+  }
+}
+
+/// The total of a strip without rows, in the bias's dtype.
+inline void write_total(const double* total, const BiasPart& owner, int64_t element, float* scratch) {
+  for (int64_t e = 0; e < owner.entries; ++e) scratch[e] = static_cast<float>(total[e]);
+  narrow_run(scratch, owner.entries, owner.grad_at(element), owner.dtype());
 }
 
 /// Adds the logit gradients of rows [slice] of the tile; `strip_of(row of the tile)` is where that row adds.

@@ -34,14 +34,16 @@ struct WholePass {
     }
   }
   int64_t batches() const { return all_batches ? p.batch : 1; }
-  int64_t key_floats() const { return longest_k * width * batches(); }
+  int64_t blocks() const { return longest_k / kBlockKeys + p.num_segments + 1; }
+  /// dk and dv of an item: totals, chunks, and which rows each block's chunk holds.
+  int64_t key_floats() const { return (2 * longest_k * width + 2 * blocks()) * batches(); }
   int64_t strip_floats(int part) const {
     if (!owns_bias[part]) return 0;
     const int64_t* size = p.bias.size[part];
-    return size[2] > 1 ? kBlockRows * size[3] : 2 * size[3];  // a strip with rows, or the total and a chunk
+    return size[2] > 1 ? kBlockRows * size[3] : 5 * size[3];  // a strip with rows, or one with two totals in fp64
   }
   bool worthwhile(const Threads& threads) const {
-    constexpr int64_t kMostFloats = 4 << 20;  // 16 MiB a thread
+    constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB a thread
     return possible && items >= threads.count && key_floats() + strip_floats(0) + strip_floats(1) <= kMostFloats;
   }
 };
