@@ -1,12 +1,14 @@
 // From the probabilities and logit gradients of a tile to sums: dq of the tile, dk and dv of its keys, bias strips.
 //
 // Every pass goes through accumulate_tile, with the targets it wants. The chains of additions are the same whichever
-// passes run: dq over keys in chunks of 512, dk and dv over rows in chunks of 1024 queries of one head.
+// passes run: dq over keys in chunks of 512, dk and dv over rows in chunks of 256 queries of one head.
 #pragma once
 
 #include "backward_bias.h"
 
 MMK_NAMESPACE_BEGIN
+
+constexpr int64_t kKeyChunkRows = 256;  // a longer fp32 chain of terms of one sign drifts
 
 /// Where the sums go; nullptr: not wanted.
 struct Targets {
@@ -50,7 +52,7 @@ inline int64_t block_index(const AttentionProblem& p, int segment, int64_t first
 
 /// The chunk of rows that a row belongs to: counted along its own head's queries, whatever the tile.
 inline int64_t row_chunk(const AttentionProblem& p, const RowTile& tile, int r) {
-  return (tile.sequence.batch * p.heads_q + tile.head[r]) << 24 | tile.query[r] / kChunkRows;
+  return (tile.sequence.batch * p.heads_q + tile.head[r]) << 24 | tile.query[r] / kKeyChunkRows;
 }
 
 /// Adds what the chunks of one block hold to its totals; the chunks are empty afterwards.

@@ -32,7 +32,7 @@ from mmkernels.ops.attention.api import attention
 
 NAIVE = "reference"
 STEPS = 50
-PLAN = Plan(1000, 1)  # of which the first STEPS are run: the learning rate is that of a real run's start
+PLAN = Plan(2300, 1)  # of which the first STEPS are run: the learning rate is that of a real run's start
 TOLERANCE = 1e-3  # of the loss, relative
 WARM_UP = 5
 # One long problem, as a joint text-and-image layer has it: padded words and patches are two segments of the key axis.

@@ -31,7 +31,7 @@ class Recipe:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
-    warm_up: float = 0.05  # share of a stage's steps
+    warm_up: float = 0.1  # share of a stage's steps
     contrastive_smoothing: float = 0.0
     caption_weight: float = 1.0
     caption_smoothing: float = 0.05
