@@ -56,8 +56,8 @@ void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& 
       Float new_max = old_max;
       for (int32_t j = 0; j < block.keys; ++j) new_max = maximum(load(logits + j * kRowStride + w), new_max);
       const Float shift = safe_shift(new_max);
-      Float sum = load(row_sum + slice.first + w) * exponential(old_max - shift);
-      for (int32_t j = 0; j < block.keys; ++j) sum = sum + exponential(load(logits + j * kRowStride + w) - shift);
+      Float sum = load(row_sum + slice.first + w) * softmax_weight(old_max - shift);
+      for (int32_t j = 0; j < block.keys; ++j) sum = sum + softmax_weight(load(logits + j * kRowStride + w) - shift);
       store(row_max + slice.first + w, new_max);
       store(row_sum + slice.first + w, sum);
     }

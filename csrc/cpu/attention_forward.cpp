@@ -10,55 +10,14 @@
 // the same order: the same bits. No memory beyond tiles (and, when split, the chunks' states) is used.
 // Dao, "FlashAttention-2", 2023; Dao et al., "Flash-Decoding", 2023 for the split.
 
-#include "../core/softmax.h"
-#include "gemm.h"
+#include "few_rows.h"
 #include "kernels.h"
+#include "many_rows.h"
 #include "parallel.h"
-#include "tile.h"
 #include "tiles.h"
 
 MMK_NAMESPACE_BEGIN
 namespace {
-
-/// A softmax state over a set of keys: [value feature][row] and per row.
-struct State {
-  float *acc, *row_max, *row_sum;
-  static int64_t floats(int64_t dim_v) { return (round_up(dim_v, kLanes) + 2) * kRowStride; }
-  static State in(float* memory, int64_t dim_v) {
-    float* row_max = memory + round_up(dim_v, kLanes) * kRowStride;
-    return {memory, row_max, row_max + kRowStride};
-  }
-};
-
-struct Scratch {
-  float *rows, *query, *logits, *keep, *keys, *values, *factor;
-  State chunk, total;
-  KeyBlock block;
-
-  static int64_t floats(const AttentionProblem& p) {
-    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return kBlockRows * larger(dk, dv) + dk * kRowStride + 2 * kBlockKeys * kRowStride +
-           kBlockKeys * (p.dim_qk + p.dim_v) + kRowStride + 2 * State::floats(p.dim_v) + 128;
-  }
-  Scratch(const AttentionProblem& p, Arena& arena) {
-    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    rows = arena.take(kBlockRows * larger(dk, dv));
-    query = arena.take(dk * kRowStride);
-    logits = arena.take(kBlockKeys * kRowStride);
-    keep = arena.take(kBlockKeys * kRowStride);
-    keys = arena.take(kBlockKeys * p.dim_qk);
-    values = arena.take(kBlockKeys * p.dim_v);
-    factor = arena.take(kRowStride);
-    chunk = State::in(arena.take(State::floats(p.dim_v)), p.dim_v);
-    total = State::in(arena.take(State::floats(p.dim_v)), p.dim_v);
-  }
-};
-
-/// One chunk of keys: `segment`, keys [first, last).
-struct Chunk {
-  int segment;
-  int32_t first, last;
-};
 
 int64_t count_chunks(const AttentionProblem& p, const Sequence& sequence) {
   int64_t n = 0;
@@ -77,138 +36,57 @@ Chunk chunk_at(const AttentionProblem& p, const Sequence& sequence, int64_t inde
   }
 }
 
-// ---- softmax ----
+/// One thread's memory, and the two ways of a tile: a row's bits do not tell which it went.
+class Worker {
+ public:
+  static int64_t floats(const AttentionProblem& p) {
+    return many::Scratch::floats(p) + few::Scratch::floats(p) + 2 * State::floats(p.dim_v);
+  }
+  Worker(const AttentionProblem& problem, Arena& arena) : p_(problem), many_(problem, arena), few_(problem, arena) {
+    total_ = State::in(arena.take(State::floats(p_.dim_v)), p_.dim_v);
+    chunk_ = State::in(arena.take(State::floats(p_.dim_v)), p_.dim_v);
+  }
 
-/// Logits -> probabilities in place; moves the rows' state and leaves in `factor` what the accumulator must shrink by.
-void softmax_block(const AttentionProblem& p, const Slice& slice, const KeyBlock& block, float* logits,
-                   const float* keep, float* row_max, float* row_sum, float* factor) {
-  for (int v = 0; v < slice.vectors; ++v) {
-    float* s = logits + v * kLanes;
-    Float block_max[4];
-    for (int i = 0; i < 4; ++i) block_max[i] = splat(-INFINITY);
-    int32_t j = 0;
-    for (; j + 4 <= block.keys; j += 4) {
-      for (int i = 0; i < 4; ++i) block_max[i] = maximum(load(s + (j + i) * kRowStride), block_max[i]);
+  void start(const RowTile& tile) {
+    is_few(tile) ? few::load_query(p_, tile, few_) : many::load_query(p_, tile, many_);
+  }
+  /// Leaves the state of one chunk in `state`; false where no row saw a key.
+  bool attend(RowTile& tile, const Chunk& chunk, const State& state) {
+    return is_few(tile) ? few::attend(p_, tile, chunk, block_, few_, state)
+                        : many::attend(p_, tile, chunk, block_, many_, state);
+  }
+  void merge(const RowTile& tile, const State& chunk) {
+    if (empty_) {
+      memcpy(total_.acc, chunk.acc, static_cast<size_t>(State::floats(p_.dim_v)) * sizeof(float));
+      empty_ = false;
+      return;
     }
-    for (; j < block.keys; ++j) block_max[0] = maximum(load(s + j * kRowStride), block_max[0]);
-    const Float old_max = load(row_max + v * kLanes);
-    const Float new_max =
-        maximum(maximum(maximum(block_max[0], block_max[1]), maximum(block_max[2], block_max[3])), old_max);
-    const Float shift = safe_shift(new_max);
-    const Float shrink = exponential(old_max - shift);
-
-    Float sum[4];  // four chains, by key index: fixed for the bits
-    for (int i = 0; i < 4; ++i) sum[i] = splat(0.0f);
-    for (j = 0; j + 4 <= block.keys; j += 4) {
-      for (int i = 0; i < 4; ++i) {
-        const Float e = exponential(load(s + (j + i) * kRowStride) - shift);
-        sum[i] = sum[i] + e;
-        store(s + (j + i) * kRowStride, e);
-      }
-    }
-    for (int i = 0; j < block.keys; ++j, ++i) {
-      const Float e = exponential(load(s + j * kRowStride) - shift);
-      sum[i] = sum[i] + e;
-      store(s + j * kRowStride, e);
-    }
-    const Float block_sum = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    store(row_sum + v * kLanes, multiply_add(load(row_sum + v * kLanes), shrink, block_sum));
-    store(row_max + v * kLanes, new_max);
-    store(factor + v * kLanes, shrink);
-    if (!p.dropout.active) continue;
-    for (j = 0; j < block.keys; ++j) {
-      store(s + j * kRowStride, load(s + j * kRowStride) * load(keep + j * kRowStride + v * kLanes));
+    is_few(tile) ? few::merge(p_, tile, total_, chunk) : many::merge(p_, tile, total_, chunk);
+  }
+  void attend_and_merge(RowTile& tile, const Chunk& chunk) {
+    if (empty_) {
+      empty_ = !attend(tile, chunk, total_);
+    } else if (attend(tile, chunk, chunk_)) {
+      merge(tile, chunk_);
     }
   }
-}
-
-// ---- one chunk, and the merge of chunks ----
-
-void reset(const AttentionProblem& p, const RowTile& tile, const State& state) {
-  for (int r = 0; r < tile.padded; r += kLanes) {
-    store(state.row_max + r, splat(-INFINITY));
-    store(state.row_sum + r, splat(0.0f));
-    for (int64_t d = 0; d < round_up(p.dim_v, kLanes); ++d) store(state.acc + d * kRowStride + r, splat(0.0f));
+  /// Writes out and lse, and is ready for the next tile.
+  void finish(const RowTile& tile) {
+    if (empty_) is_few(tile) ? few::reset(p_, tile, total_) : many::reset(p_, tile, total_);
+    empty_ = true;
+    is_few(tile) ? few::finish(p_, tile, total_, few_) : many::finish(p_, tile, total_, many_);
   }
-}
 
-/// state of `chunk` alone, for every row of the tile. Returns whether any row saw a key.
-bool attend_chunk(const AttentionProblem& p, RowTile& tile, const Chunk& chunk, Scratch& scratch, const State& state) {
-  const Segment& segment = p.segments[chunk.segment];
-  const Sequence& sequence = tile.sequence;
-  const bool short_tile = tile.padded <= 2 * kLanes;
-  load_intervals(p, chunk.segment, tile);
-  bool started = false;
-  for (int32_t first = chunk.first; first < chunk.last; first += kBlockKeys) {
-    const int32_t keys = smaller(kBlockKeys, chunk.last - first);
-    Staged k{nullptr, 0}, v{nullptr, 0};
-    int values_finite = -1;  // not looked at yet
-    for (int i = 0; i < tile.slices(); ++i) {
-      const Slice slice = tile.slice(i);
-      KeyBlock& block = scratch.block;
-      if (prepare_block(p, tile, slice, chunk.segment, first, keys, block) == TileClass::kSkip) continue;
-      if (!k.data) {  // loaded at the first slice that sees a key of the block
-        const int64_t row = sequence.first_key + first;
-        k = stage(segment.key, sequence.tensor_batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
-        v = stage(segment.value, sequence.tensor_batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
-      }
-      if (!started) reset(p, tile, state);
-      started = true;
+ private:
+  static bool is_few(const RowTile& tile) { return tile.rows <= few::kFewRows; }
 
-      float *logits = scratch.logits + slice.first, *keep = scratch.keep + slice.first;
-      gemm<Start::kZero, Layout::kRows>(keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride,
-                                        p.dim_qk, logits, kRowStride);
-      finish_logits(p, slice, block, logits, nullptr);
-      if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
-      float* factor = scratch.factor + slice.first;
-      softmax_block(p, slice, block, logits, keep, state.row_max + slice.first, state.row_sum + slice.first, factor);
-
-      float* acc = state.acc + slice.first;
-      if (block.tile_class == TileClass::kPartial && values_finite < 0) {
-        values_finite = !has_non_finite(v.data, v.stride, keys, p.dim_v);
-      }
-      if (block.tile_class == TileClass::kFull || values_finite) {
-        gemm<Start::kRescale, Layout::kTransposed>(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, keys,
-                                                   acc, kRowStride, factor);
-      } else {  // NaN or Inf in values that some rows do not see
-        for (int64_t d = 0; d < p.dim_v; ++d) {
-          for (int w = 0; w < slice.rows(); w += kLanes) {
-            float* a = acc + d * kRowStride + w;
-            store(a, load(a) * load(factor + w));
-          }
-        }
-        gemm_isolated(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, block.visible, kSlice, keys, acc,
-                      kRowStride);
-      }
-    }
-  }
-  return started;
-}
-
-/// total = merge(total, chunk), in place; exact where either saw nothing.
-void merge(const AttentionProblem& p, int padded, const State& total, const State& chunk) {
-  for (int r = 0; r < padded; r += kLanes) {
-    const Merge<Float> m = merge_factors(load(total.row_max + r), load(chunk.row_max + r));
-    store(total.row_max + r, m.row_max);
-    store(total.row_sum + r, load(total.row_sum + r) * m.factor_a + load(chunk.row_sum + r) * m.factor_b);
-    for (int64_t d = 0; d < p.dim_v; ++d) {
-      float* acc = total.acc + d * kRowStride + r;
-      store(acc, load(acc) * m.factor_a + load(chunk.acc + d * kRowStride + r) * m.factor_b);
-    }
-  }
-}
-
-void finish(const AttentionProblem& p, const RowTile& tile, const State& total, Scratch& scratch) {
-  for (int r = 0; r < tile.padded; ++r) {
-    const float sum = total.row_sum[r];
-    scratch.factor[r] = sum == 0.0f ? 0.0f : 1.0f / sum;
-    if (!p.lse || r >= tile.rows) continue;
-    const Sequence& s = tile.sequence;
-    p.lse[s.tensor_batch * p.lse_stride[0] + tile.head[r] * p.lse_stride[1] +
-          (s.first_row + tile.query[r]) * p.lse_stride[2]] = sum == 0.0f ? -INFINITY : total.row_max[r] + std::log(sum);
-  }
-  unpack_rows(total.acc, scratch.factor, tile, p.dim_v, p.out, scratch.rows);
-}
+  const AttentionProblem& p_;
+  many::Scratch many_;
+  few::Scratch few_;
+  State total_, chunk_;
+  bool empty_ = true;  // no chunk is in total_ yet
+  KeyBlock block_;
+};
 
 void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles& tiles, double operations) {
   RowTile first;
@@ -222,28 +100,27 @@ void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles
       static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(round_up(tiles.count * most * floats, 16)) * 4));
   uint8_t* seen = static_cast<uint8_t*>(std::calloc(static_cast<size_t>(tiles.count * most), 1));
   parallel(threads, tiles.count * most, operations, [&](Claim& claim) {
-    Arena arena(Scratch::floats(p));
-    Scratch scratch(p, arena);
+    Arena arena(Worker::floats(p));
+    Worker worker(p, arena);
     RowTile tile;
     for (int64_t i; (i = claim.next()) >= 0;) {
       tiles.load(i / most, tile);
       if (i % most >= count_chunks(p, tile.sequence)) continue;
-      pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
-      seen[i] =
-          attend_chunk(p, tile, chunk_at(p, tile.sequence, i % most), scratch, State::in(states + i * floats, p.dim_v));
+      worker.start(tile);
+      const State state = State::in(states + i * floats, p.dim_v);
+      seen[i] = worker.attend(tile, chunk_at(p, tile.sequence, i % most), state);
     }
   });
-  Arena arena(Scratch::floats(p));
-  Scratch scratch(p, arena);
+  Arena arena(Worker::floats(p));
+  Worker worker(p, arena);
   RowTile tile;
   for (int64_t t = 0; t < tiles.count; ++t) {
     tiles.load(t, tile);
-    reset(p, tile, scratch.total);
     for (int64_t c = 0; c < most; ++c) {
       const int64_t i = t * most + c;
-      if (seen[i]) merge(p, tile.padded, scratch.total, State::in(states + i * floats, p.dim_v));
+      if (seen[i]) worker.merge(tile, State::in(states + i * floats, p.dim_v));
     }
-    finish(p, tile, scratch.total, scratch);
+    worker.finish(tile);
   }
   std::free(seen);
   std::free(states);
@@ -259,20 +136,15 @@ void attention_forward(const AttentionProblem& p, const Threads& threads) {
     return;
   }
   parallel(threads, tiles.count, operations, [&](Claim& claim) {
-    Arena arena(Scratch::floats(p));
-    Scratch scratch(p, arena);
+    Arena arena(Worker::floats(p));
+    Worker worker(p, arena);
     RowTile tile;
     for (int64_t i; (i = claim.next()) >= 0;) {
       tiles.load(i, tile);
-      pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
-      reset(p, tile, scratch.total);
+      worker.start(tile);
       const int64_t chunks = count_chunks(p, tile.sequence);
-      for (int64_t c = 0; c < chunks; ++c) {
-        if (attend_chunk(p, tile, chunk_at(p, tile.sequence, c), scratch, scratch.chunk)) {
-          merge(p, tile.padded, scratch.total, scratch.chunk);
-        }
-      }
-      finish(p, tile, scratch.total, scratch);
+      for (int64_t c = 0; c < chunks; ++c) worker.attend_and_merge(tile, chunk_at(p, tile.sequence, c));
+      worker.finish(tile);
     }
   });
 }

@@ -5,8 +5,8 @@
 
 #include "../core/softmax.h"
 #include "gemm.h"
+#include "key_block.h"
 #include "parallel.h"
-#include "tile.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -148,15 +148,17 @@ inline void backward_step(const AttentionProblem& p, const RowTile& tile, const 
                 factor = load(scratch.factor + row);
     for (int32_t j = 0; j < block.keys; ++j) {
       const int64_t at_pair = j * kRowStride + v_lane;
-      Float probability = exponential(load(logits + at_pair) - shift);
+      Float probability = softmax_weight(load(logits + at_pair) - shift);
       if (scratch.rescaled) probability = probability * factor;
       Float grad = load(grads + at_pair), dropped = probability;
       if (p.dropout.active) {
         const Float kept = load(keep + at_pair);
-        grad = grad * kept;
+        grad = multiply_add(grad, kept, -delta);
         dropped = probability * kept;
+      } else {
+        grad = grad - delta;
       }
-      grad = probability * (grad - delta);
+      grad = probability * grad;
       if (partial) {
         const Int visible = load(block.visible + j * kSlice + v_lane);
         grad = select(visible, grad, splat(0.0f));

@@ -13,6 +13,7 @@ enum class Start {
   kZero,        // C = sum
   kAccumulate,  // C = C + sum
   kRescale,     // C = C * factor[n] + sum
+  kRescaleRows  // C = C * factor[m] + sum
 };
 
 /// A(m, k) stands at a[m * stride + k] or, kTransposed, at a[k * stride + m].
@@ -24,30 +25,31 @@ inline void gemm_tile(const float* __restrict a, int64_t a_stride, const float* 
   Float sum[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       if (start == Start::kZero) {
         sum[m][n] = splat(0.0f);
       } else {
         sum[m][n] = load(c + m * c_stride + n * kLanes);
         if (start == Start::kRescale) sum[m][n] = sum[m][n] * load(factor + n * kLanes);
+        if (start == Start::kRescaleRows) sum[m][n] = sum[m][n] * splat(factor[m]);
       }
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
     Float right[N];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) right[n] = load(b + k * b_stride + n * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Float left = splat(layout == Layout::kRows ? a[m * a_stride + k] : a[k * a_stride + m]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int n = 0; n < N; ++n) sum[m][n] = multiply_add(left, right[n], sum[m][n]);
     }
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) store(c + m * c_stride + n * kLanes, sum[m][n]);
   }
 }
@@ -67,29 +69,37 @@ inline void gemm_rest(int rows, const float* a, int64_t a_stride, const float* b
 template <int N, Start start, Layout layout>
 inline void gemm_columns(int64_t rows, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                          int64_t depth, float* c, int64_t c_stride, const float* factor) {
-  const int64_t step = layout == Layout::kRows ? a_stride : 1;
+  const int64_t step = layout == Layout::kRows ? a_stride : 1, factor_step = start == Start::kRescaleRows ? 1 : 0;
   int64_t m = 0;
   for (; m + kTileRows <= rows; m += kTileRows) {
     gemm_tile<kTileRows, N, start, layout>(a + m * step, a_stride, b, b_stride, depth, c + m * c_stride, c_stride,
-                                           factor);
+                                           factor + m * factor_step);
   }
   gemm_rest<kTileRows - 1, N, start, layout>(static_cast<int>(rows - m), a + m * step, a_stride, b, b_stride, depth,
-                                             c + m * c_stride, c_stride, factor);
+                                             c + m * c_stride, c_stride, factor + m * factor_step);
 }
 
 /// `vectors` counts kLanes-wide columns of B and C.
 template <Start start, Layout layout>
 inline void gemm(int64_t rows, int vectors, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                  int64_t depth, float* c, int64_t c_stride, const float* factor = nullptr) {
+  const int factor_step = start == Start::kRescale ? kLanes : 0;
   int v = 0;
+  if (rows <= kFewTileRows) {  // so few rows leave registers for more columns, and need them to hide the latency
+    for (; v + 2 * kTileVectors <= vectors; v += 2 * kTileVectors) {
+      gemm_rest<kFewTileRows, 2 * kTileVectors, start, layout>(static_cast<int>(rows), a, a_stride, b + v * kLanes,
+                                                               b_stride, depth, c + v * kLanes, c_stride,
+                                                               factor + v * factor_step);
+    }
+  }
   for (; v + kTileVectors <= vectors; v += kTileVectors) {
     gemm_columns<kTileVectors, start, layout>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes,
-                                              c_stride, factor + v * kLanes);
+                                              c_stride, factor + v * factor_step);
   }
   if constexpr (kTileVectors > 1) {
     for (; v < vectors; ++v) {
       gemm_columns<1, start, layout>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes, c_stride,
-                                     factor + v * kLanes);
+                                     factor + v * factor_step);
     }
   }
 }

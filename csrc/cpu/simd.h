@@ -42,6 +42,8 @@ constexpr int kLanes = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
+constexpr int kFewTileRows = 2;  // rows beside which 2 * kTileVectors columns fit in registers too
+
 typedef float Float __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Int __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Word __attribute__((vector_size(kLanes * 4)));
@@ -80,6 +82,12 @@ inline Int splat(int32_t x) {
   return v;
 }
 inline Word splat(uint32_t x) { return (Word)splat(static_cast<int32_t>(x)); }
+/// 0, 1, 2, ...
+inline Int lane_indices() {
+  Int v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
 
 // ---- arithmetic ----
 
@@ -104,6 +112,14 @@ inline Float maximum(Float a, Float b) {
 #else
   return select(a > b, a, b);
 #endif
+}
+/// Sum of x[0..count), count a multiple of 4: one chain for each index modulo 4, then two pairs.
+inline float sum_in_four_chains(const float* x, int64_t count) {
+  typedef float Quad __attribute__((vector_size(16)));
+  typedef Quad QuadUnaligned __attribute__((aligned(4), may_alias));
+  Quad sum = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (int64_t i = 0; i < count; i += 4) sum = sum + *reinterpret_cast<const QuadUnaligned*>(x + i);
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 inline bool any(Int condition) {
 #if MMK_AVX512
@@ -139,7 +155,30 @@ inline void multiply_wide(Word a, uint32_t b, Word& high, Word& low) {
 
 // ---- exponential and tanh ----
 
-/// e^x within 1.3 ulp; exactly 1 at 0, exactly 0 below -87.3 (so -inf gives 0), NaN kept. x above 88 saturates.
+/// e^x for the weights of a softmax, whose arguments are differences to a row's maximum or lse: x <= 88, usually
+/// negative. Within 1.3 ulp above -16, within 5 ulp below; exactly 1 at 0, exactly 0 below -88 (so -inf gives 0), NaN kept.
+inline Float softmax_weight(Float x) {
+  x = maximum(splat(-88.0f), x);  // in this order a NaN stays
+  // 1.5 * 2^23 + 127: adding it rounds to an integer, and leaves that integer's exponent field in the low bits
+  const Float magic = splat(12583039.0f);
+  const Float shifted = multiply_add(x, splat(1.44269504f), magic);
+  const Float n = shifted - magic;
+#if defined(__FMA__) || !defined(__x86_64__)
+  const Float r = multiply_add(n, splat(-0.69314718f), x);
+#else  // a product that is rounded must be exact: ln 2 in two parts
+  const Float r = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
+#endif
+  Float p = splat(1.3814537e-3f);
+  p = multiply_add(p, r, splat(8.3687464e-3f));
+  p = multiply_add(p, r, splat(4.1668393e-2f));
+  p = multiply_add(p, r, splat(1.6666521e-1f));
+  p = multiply_add(p, r, splat(4.9999994e-1f));
+  p = multiply_add(p, r, splat(1.0f));
+  p = multiply_add(p, r, splat(1.0f));
+  return p * (Float)((Int)shifted << 23);  // a product, not an integer add: NaN stays NaN
+}
+
+/// e^x within 1.3 ulp over the whole range; exactly 1 at 0, exactly 0 below -87.3, NaN kept. x above 88 saturates.
 inline Float exponential(Float x) {
   const Int vanishes = x < splat(-87.3f);
   x = select(x > splat(88.0f), splat(88.0f), select(vanishes, splat(-87.3f), x));
@@ -181,6 +220,7 @@ struct LaneOps<Float> {
   static Float splat(float x) { return MMK_ISA::splat(x); }
   static Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
   static Float exponential(Float x) { return MMK_ISA::exponential(x); }
+  static Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
   static Float zero_where_minus_infinity(Float x) {
     return select((Int)(x == MMK_ISA::splat(-INFINITY)), MMK_ISA::splat(0.0f), x);
   }
@@ -230,7 +270,7 @@ inline Half narrow_float16(Float x) {
 #endif
 }
 
-// ---- transpose ----
+// ---- moves across lanes ----
 
 inline Float interleave_low(Float a, Float b);
 inline Float interleave_high(Float a, Float b);
@@ -239,6 +279,25 @@ inline Float interleave_high(Float a, Float b);
 #else
 #define MMK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Int){__VA_ARGS__})
 #endif
+/// Lane i becomes lane i ^ step, for every power of two below kLanes.
+template <int step>
+inline Float exchange(Float x) {
+#if MMK_AVX512 || MMK_CODE == MMK_CODE_vec16
+  return MMK_SHUFFLE(x, x, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step, 4 ^ step, 5 ^ step, 6 ^ step, 7 ^ step, 8 ^ step,
+                     9 ^ step, 10 ^ step, 11 ^ step, 12 ^ step, 13 ^ step, 14 ^ step, 15 ^ step);
+#elif MMK_AVX2
+  return MMK_SHUFFLE(x, x, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step, 4 ^ step, 5 ^ step, 6 ^ step, 7 ^ step);
+#else
+  return MMK_SHUFFLE(x, x, 0 ^ step, 1 ^ step, 2 ^ step, 3 ^ step);
+#endif
+}
+template <int step = kLanes / 2>
+inline float horizontal_maximum(Float x) {
+  x = maximum(exchange<step>(x), x);
+  if constexpr (step > 1) return horizontal_maximum<step / 2>(x);
+  return x[0];
+}
+
 #if MMK_AVX512 || MMK_CODE == MMK_CODE_vec16
 inline Float interleave_low(Float a, Float b) {
   return MMK_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);

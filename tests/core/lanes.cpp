@@ -48,21 +48,31 @@ void merge(const float* max_a, const float* max_b, float* row_max, float* factor
 
 void transpose(const float* from, float* to) { transpose_square(from, kLanes, to, kLanes); }
 
-void multiply(int64_t rows, int vectors, const float* a, bool transposed, const float* b, int64_t depth, float* c,
-              const float* factor) {
+template <Start start, Layout layout>
+void multiply_as(int64_t rows, int vectors, const float* a, const float* b, int64_t depth, float* c,
+                 const float* factor) {
   const int64_t columns = static_cast<int64_t>(vectors) * kLanes;
-  if (transposed) {
-    gemm<Start::kRescale, Layout::kTransposed>(rows, vectors, a, rows, b, columns, depth, c, columns, factor);
-  } else {
-    gemm<Start::kRescale, Layout::kRows>(rows, vectors, a, depth, b, columns, depth, c, columns, factor);
-  }
+  const int64_t a_stride = layout == Layout::kTransposed ? rows : depth;
+  gemm<start, layout>(rows, vectors, a, a_stride, b, columns, depth, c, columns, factor);
 }
+
+void multiply(int64_t rows, int vectors, const float* a, bool transposed, const float* b, int64_t depth, float* c,
+              const float* factor, bool factor_of_row) {
+  const auto function = factor_of_row ? (transposed ? multiply_as<Start::kRescaleRows, Layout::kTransposed>
+                                                    : multiply_as<Start::kRescaleRows, Layout::kRows>)
+                                      : (transposed ? multiply_as<Start::kRescale, Layout::kTransposed>
+                                                    : multiply_as<Start::kRescale, Layout::kRows>);
+  function(rows, vectors, a, b, depth, c, factor);
+}
+
+float most(const float* x) { return horizontal_maximum(load(x)); }
 
 }  // namespace
 
 const LaneFunctions kLaneFunctions = {
     kLanes,
     map<exponential>,
+    map<softmax_weight>,
     map<hyperbolic_tangent>,
     widen<widen_bfloat16>,
     widen<widen_float16>,
@@ -72,6 +82,8 @@ const LaneFunctions kLaneFunctions = {
     merge,
     transpose,
     multiply,
+    most,
+    sum_in_four_chains,
 };
 
 MMK_NAMESPACE_END

@@ -9,6 +9,7 @@ namespace mmkernels {
 struct LaneFunctions {
   int lanes;
   void (*exponential)(const float* x, float* y, int64_t count);
+  void (*softmax_weight)(const float* x, float* y, int64_t count);
   void (*hyperbolic_tangent)(const float* x, float* y, int64_t count);
   void (*widen_bfloat16)(const uint16_t* x, float* y, int64_t count);
   void (*widen_float16)(const uint16_t* x, float* y, int64_t count);
@@ -21,9 +22,12 @@ struct LaneFunctions {
                 int64_t count);
   /// (lanes, lanes) in place of its transpose
   void (*transpose)(const float* from, float* to);
-  /// c = factor * c + a b over `vectors` vectors of columns; a is (rows, depth), or (depth, rows) when transposed
+  /// c = factor * c + a b over `vectors` vectors of columns; a is (rows, depth), or (depth, rows) when transposed;
+  /// a factor is of a column, or of a row
   void (*gemm)(int64_t rows, int vectors, const float* a, bool transposed, const float* b, int64_t depth, float* c,
-               const float* factor);
+               const float* factor, bool factor_of_row);
+  float (*horizontal_maximum)(const float* x);
+  float (*sum_in_four_chains)(const float* x, int64_t count);
 };
 
 #define MMK_DECLARE(isa)                     \

@@ -87,15 +87,26 @@ struct Lanes {
   }
 
   py::array_t<float> gemm(const Array<float>& a, bool transposed, const Array<float>& b, const Array<float>& c,
-                          const Array<float>& factor) const {
+                          const Array<float>& factor, bool factor_of_row) const {
     const py::ssize_t rows = a.shape(transposed ? 1 : 0), depth = a.shape(transposed ? 0 : 1), columns = b.shape(1);
     check(b.shape(0) == depth && columns % functions->lanes == 0, "b must be (depth, multiple of lanes)");
-    check(c.shape(0) == rows && c.shape(1) == columns && factor.size() == columns, "c must be (rows, columns)");
+    check(c.shape(0) == rows && c.shape(1) == columns, "c must be (rows, columns)");
+    check(factor.size() == (factor_of_row ? rows : columns), "factor must have one entry a row, or one a column");
     py::array_t<float> result({rows, columns});
     std::copy(c.data(), c.data() + c.size(), result.mutable_data());
     functions->gemm(rows, static_cast<int>(columns / functions->lanes), a.data(), transposed, b.data(), depth,
-                    result.mutable_data(), factor.data());
+                    result.mutable_data(), factor.data(), factor_of_row);
     return result;
+  }
+
+  float horizontal_maximum(const Array<float>& x) const {
+    check(x.size() == functions->lanes, "expected one vector");
+    return functions->horizontal_maximum(x.data());
+  }
+
+  float sum_in_four_chains(const Array<float>& x) const {
+    check(x.size() % 4 == 0, "size must be a multiple of 4");
+    return functions->sum_in_four_chains(x.data(), x.size());
   }
 
  private:
@@ -135,6 +146,7 @@ PYBIND11_MODULE(mmk_core_tests, m) {
   py::class_<Lanes>(m, "Lanes")
       .def_property_readonly("lanes", [](const Lanes& self) { return self.functions->lanes; })
       .def("exponential", [](const Lanes& l, const Array<float>& x) { return map(l.functions->exponential, x); })
+      .def("softmax_weight", [](const Lanes& l, const Array<float>& x) { return map(l.functions->softmax_weight, x); })
       .def("hyperbolic_tangent",
            [](const Lanes& l, const Array<float>& x) { return map(l.functions->hyperbolic_tangent, x); })
       .def("widen_bfloat16",
@@ -146,5 +158,7 @@ PYBIND11_MODULE(mmk_core_tests, m) {
       .def("philox", &Lanes::philox)
       .def("merge", &Lanes::merge)
       .def("transpose", &Lanes::transpose)
-      .def("gemm", &Lanes::gemm);
+      .def("gemm", &Lanes::gemm)
+      .def("horizontal_maximum", &Lanes::horizontal_maximum)
+      .def("sum_in_four_chains", &Lanes::sum_in_four_chains);
 }

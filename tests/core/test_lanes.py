@@ -36,6 +36,22 @@ def test_exponential_at_its_edges(lanes):
 
 
 @pytest.mark.parametrize("step", [997, pytest.param(7, marks=pytest.mark.slow)])
+def test_softmax_weight(lanes, step):
+    for first, last, most in ((-16.0, -1e-9, 1.3), (-87.3, -16.0, 5.0), (1e-9, 1.0, 1.3)):
+        x = every_float(first, last, step)
+        assert ulps(lanes.softmax_weight(x).astype(np.float64), np.exp(x.astype(np.float64))) <= most
+
+
+def test_softmax_weight_at_its_edges(lanes):
+    x = np.array([0.0, -0.0, -np.inf, -1e38, -88.0, np.nan, 88.0, -87.3], np.float32)
+    y = lanes.softmax_weight(x)
+    assert (y[:2] == 1).all()
+    assert (y[2:5] == 0).all() and not np.signbit(y[2:5]).any()
+    assert np.isnan(y[5])
+    assert np.isfinite(y[6]) and y[7] > 0
+
+
+@pytest.mark.parametrize("step", [997, pytest.param(7, marks=pytest.mark.slow)])
 def test_tanh(lanes, step):
     for sign in (1, -1):
         x = sign * every_float(1e-9, 20.0, step)
@@ -79,26 +95,45 @@ def test_transpose(lanes):
     np.testing.assert_array_equal(lanes.transpose(x), x.T)
 
 
+def test_horizontal_maximum(lanes):
+    for place in range(lanes.lanes):
+        x = -np.arange(1, lanes.lanes + 1, dtype=np.float32)
+        x[place] = 3.0
+        assert lanes.horizontal_maximum(x) == 3.0
+    assert lanes.horizontal_maximum(np.full(lanes.lanes, -np.inf, np.float32)) == -np.inf
+
+
+def test_sum_in_four_chains(lanes):
+    x = np.random.default_rng(0).standard_normal(76, dtype=np.float32)
+    chains = np.zeros(4, np.float32)
+    for four in x.reshape(-1, 4):
+        chains += four
+    assert lanes.sum_in_four_chains(x) == (chains[0] + chains[1]) + (chains[2] + chains[3])
+
+
+@pytest.mark.parametrize("factor_of_row", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("vectors", [1, 2, 3])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 5])
 @pytest.mark.parametrize("depth", [0, 1, 37])
-def test_gemm(lanes, transposed, vectors, depth):
+def test_gemm(lanes, transposed, vectors, depth, factor_of_row):
     rng = np.random.default_rng(depth)
     rows, columns = 19, vectors * lanes.lanes
     a = rng.standard_normal((rows, depth), dtype=np.float32)
     b = rng.standard_normal((depth, columns), dtype=np.float32)
     c = rng.standard_normal((rows, columns), dtype=np.float32)
-    factor = rng.standard_normal(columns, dtype=np.float32)
-    whole = lanes.gemm(a.T if transposed else a, transposed, b, c, factor)
-    exact = c.astype(np.float64) * factor + a.astype(np.float64) @ b
-    terms = np.abs(c * factor) + np.abs(a) @ np.abs(b)
-    assert (np.abs(whole - exact) <= 2**-23 * (depth + 2) * terms).all()
+    factor = rng.standard_normal(rows if factor_of_row else columns, dtype=np.float32)
+    whole = lanes.gemm(a.T if transposed else a, transposed, b, c, factor, factor_of_row)
+    scaled = c * (factor[:, None] if factor_of_row else factor)
+    exact = scaled.astype(np.float64) + a.astype(np.float64) @ b
+    assert (np.abs(whole - exact) <= 2**-23 * (depth + 2) * (np.abs(scaled) + np.abs(a) @ np.abs(b))).all()
 
     # a row's bits know nothing of the other rows, so not of the register tile they were computed in
     for first in range(rows):
-        for last in (first + 1, rows):
+        for last in (first + 1, first + 2, rows):
             part = np.ascontiguousarray(a[first:last].T) if transposed else a[first:last]
-            np.testing.assert_array_equal(lanes.gemm(part, transposed, b, c[first:last], factor), whole[first:last])
+            own = factor[first:last] if factor_of_row else factor
+            found = lanes.gemm(part, transposed, b, c[first:last], own, factor_of_row)
+            np.testing.assert_array_equal(found, whole[first:last])
 
 
 def test_the_library_runs_what_the_tests_run(core):

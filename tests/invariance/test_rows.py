@@ -98,6 +98,35 @@ def test_any_run_of_rows(run: Run, dtype: torch.dtype) -> None:
         same_bits(name, found[name], whole[name][:, 2:3])
 
 
+@pytest.mark.parametrize("heads", [1, HK])
+@dtypes()
+@every_run
+def test_few_rows_of_everything(heads: int, run: Run, dtype: torch.dtype) -> None:
+    """Tiles of few rows have a kernel of their own; every feature, and NaN that half of the rows must not see."""
+    visible = torch.rand(B, 1, ROWS, KEYS) < 0.7
+    visible[:, :, ::2, 33] = visible[:, :, :20, 64:128] = visible[:, :, 3] = False
+    bias = torch.randn(1, H, ROWS, KEYS).masked_fill(torch.rand(1, H, ROWS, KEYS) < 0.05, -torch.inf)
+    options = {"softcap": 4.0, "dropout_p": 0.2, "seed": 5}
+    inputs = make(dtype, mmk.Mask.dense(visible), bias, **options)
+    inputs.keys[0][:, :, 33] = inputs.values[0][:, :, 33] = torch.nan
+    ends = plain.cotangents(inputs)
+    whole = results(inputs, run, ends)
+    for first, last in ((0, 1), (4, 6), (20, 23), (31, 35), (60, 67), (100, 109)):
+        places = slice(first, last)
+        some = replace(
+            inputs,
+            queries=[rows(inputs.queries[0], places)[:, : heads * H // HK]],
+            keys=[inputs.keys[0][:, :heads]],
+            values=[inputs.values[0][:, :heads]],
+            mask=mmk.Mask.dense(rows(visible, places)),
+            bias=rows(bias, places)[:, : heads * H // HK],
+            options={**options, "dropout_offsets": (0, 0, first, 0)},
+        )
+        found = results(some, run, {name: rows(d, places)[:, : heads * H // HK] for name, d in ends.items()})
+        for name in ("out", "lse", "grad query 0"):
+            same_bits(name, found[name], rows(whole[name], places)[:, : heads * H // HK])
+
+
 @dtypes()
 @every_run
 def test_a_batch_entry_alone(run: Run, dtype: torch.dtype) -> None:

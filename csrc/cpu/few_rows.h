@@ -1,0 +1,282 @@
+// Attention forward of a tile of few query rows: lanes are keys in the logits, and features in the output.
+//
+// Where lanes are rows, one query row fills one lane in 8 or 16. Here keys are transposed in registers, 64 at a time,
+//   s[row][key] = q kT,  row max, p = exp(s - max),  acc[row][feature] = acc * exp(old - new) + p v
+// in the same micro-kernel. Every logit, sum and output element is the same chain of operations as where lanes are rows
+// (gemm.h, attention_forward.cpp), so a row's bits do not tell which way it went.
+#pragma once
+
+#include "gemm.h"
+#include "state.h"
+
+MMK_NAMESPACE_BEGIN
+namespace few {
+
+constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
+constexpr int kKeyStride = kBlockKeys + 16;
+
+struct Scratch {
+  float *query, *keys, *wide, *values, *logits,
+      *keep;      // keys: [feature][key]; the others have rows of features or keys
+  float* factor;  // one vector: a lane is a row
+  int32_t visible[kFewRows * kBlockKeys];
+
+  static int64_t floats(const AttentionProblem& p) {
+    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
+    return kFewRows * (p.dim_qk + 2 * kKeyStride) + dk * kKeyStride + kBlockKeys * (dk + dv) + kLanes + 7 * 16;
+  }
+  Scratch(const AttentionProblem& p, Arena& arena) {
+    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
+    query = arena.take(kFewRows * p.dim_qk);
+    keys = arena.take(dk * kKeyStride);
+    wide = arena.take(kBlockKeys * dk);
+    values = arena.take(kBlockKeys * dv);
+    logits = arena.take(kFewRows * kKeyStride);
+    keep = arena.take(kFewRows * kKeyStride);
+    factor = arena.take(kLanes);
+  }
+};
+
+inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
+
+// ---- operands ----
+
+inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& scratch) {
+  for (int r = 0; r < tile.rows; ++r) {
+    const char* from =
+        row_of(p.query, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
+    widen_run(from, p.query.dtype, p.dim_qk, p.scale, scratch.query + r * p.dim_qk);
+  }
+}
+
+/// Rows as fp32 whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
+inline Staged stage_whole(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
+                          float* buffer) {
+  const char* first = row_of(t, batch, head, row);
+  if (t.dtype == DType::kFloat32 && columns % kLanes == 0) return {reinterpret_cast<const float*>(first), t.row};
+  const int64_t width = round_up(columns, kLanes);
+  for (int64_t r = 0; r < rows; ++r) {
+    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, buffer + r * width);
+    for (int64_t c = columns; c < width; ++c) buffer[r * width + c] = 0.0f;
+  }
+  return {buffer, width};
+}
+
+/// scratch.keys = keys [first, first + keys) as [feature][key]; what lies beyond the last key is never visible.
+inline void transpose_keys(const AttentionProblem& p, const Staged& k, int32_t keys, Scratch& scratch) {
+  const int64_t width = round_up(p.dim_qk, kLanes);
+  const int32_t whole = keys / kLanes * kLanes;
+  transpose(k.data, k.stride, whole, width, scratch.keys, kKeyStride);
+  if (whole == keys) return;
+  alignas(64) float rest[kLanes * kLanes];  // the last keys, filled up with zeros
+  for (int64_t d = 0; d < width; d += kLanes) {
+    for (int32_t j = 0; j < kLanes; ++j) {
+      store(rest + j * kLanes, whole + j < keys ? load(k.data + (whole + j) * k.stride + d) : splat(0.0f));
+    }
+    transpose_square(rest, kLanes, scratch.keys + d * kKeyStride + whole, kKeyStride);
+  }
+}
+
+// ---- visibility, bias, dropout: as in tile.h, with keys in the lanes ----
+
+inline void fill_visible(const AttentionProblem& p, const RowTile& tile, const KeyBlock& block, Scratch& scratch) {
+  const int64_t key_stride = p.mask.visible_stride[3];
+  for (int r = 0; r < tile.rows; ++r) {
+    int32_t* to = scratch.visible + r * kBlockKeys;
+    const Int start = splat(tile.start[r]), stop = splat(tile.stop[r]);
+    for (int32_t j = 0; j < block.keys; j += kLanes) {
+      const Int key = splat(block.first + j) + lane_indices();
+      store(to + j, (Int)(start <= key) & (Int)(key < stop));
+    }
+    if (!p.mask.visible || tile.ignores_dense[r]) continue;
+    const uint8_t* row = visible_row(p, tile, r) + (p.segments[block.segment].offset + block.first) * key_stride;
+    int32_t j = 0;
+    for (; key_stride == 1 && j + kLanes <= block.keys; j += kLanes) {
+      store(to + j, load(to + j) & (Int)(load_bytes(row + j) != splat(0)));
+    }
+    for (; j < block.keys; ++j) to[j] &= -static_cast<int32_t>(row[j * key_stride] != 0);
+  }
+}
+
+inline TileClass classify(const RowTile& tile, const KeyBlock& block, const Scratch& scratch) {
+  bool seen = false, all = true;
+  for (int r = 0; r < tile.rows; ++r) {
+    for (int32_t j = 0; j < block.keys; ++j) {
+      const bool visible = scratch.visible[r * kBlockKeys + j] != 0;
+      seen |= visible;
+      all &= visible;
+    }
+  }
+  return !seen ? TileClass::kSkip : all ? TileClass::kFull : TileClass::kPartial;
+}
+
+/// Fills scratch.visible where `block` is not whole or not full, and classifies; kSkip touches neither keys nor values.
+inline TileClass prepare(const AttentionProblem& p, const RowTile& tile, int segment, int32_t first, int32_t keys,
+                         KeyBlock& block, Scratch& scratch) {
+  block.segment = segment;
+  block.first = first;
+  block.keys = keys;
+  block.tile_class = classify_tile(tile.start, tile.stop, tile.rows, first, first + keys);
+  if (block.tile_class == TileClass::kSkip) return TileClass::kSkip;
+  if (block.tile_class == TileClass::kPartial || p.mask.visible || keys % kLanes) fill_visible(p, tile, block, scratch);
+  if (p.mask.visible) block.tile_class = classify(tile, block, scratch);
+  return block.tile_class;
+}
+
+/// Raw products -> logits in place; a bias of -inf makes the block partial.
+inline void finish_logits(const AttentionProblem& p, const RowTile& tile, KeyBlock& block, Scratch& scratch) {
+  const bool has_bias = p.bias.kind != BiasKind::kNone;
+  bool select_visible = block.tile_class == TileClass::kPartial || block.keys % kLanes;
+  alignas(64) float bias[kBlockKeys];
+  for (int r = 0; r < tile.rows; ++r) {
+    float* s = scratch.logits + r * kKeyStride;
+    int32_t* visible = scratch.visible + r * kBlockKeys;
+    if (has_bias) {
+      const int64_t key = p.segments[block.segment].offset + block.first;
+      bias_row(p, tile.sequence.batch, tile.head[r], tile.query[r], key, block.keys, bias);
+      bool hidden = false;
+      for (int32_t j = 0; j < block.keys; ++j) hidden |= bias[j] == -INFINITY;
+      if (hidden) {
+        if (!select_visible) fill_visible(p, tile, block, scratch);
+        for (int32_t j = 0; j < block.keys; ++j) visible[j] &= -static_cast<int32_t>(bias[j] != -INFINITY);
+        select_visible = true;
+        block.tile_class = TileClass::kPartial;
+      }
+    }
+    for (int32_t j = 0; j < block.keys; j += kLanes) {
+      Float logit = load(s + j);
+      if (p.softcap != 0.0f) logit = hyperbolic_tangent(logit * splat(1.0f / p.softcap)) * splat(p.softcap);
+      if (has_bias) logit = logit + load(bias + j);
+      if (select_visible) logit = select(load(visible + j), logit, splat(-INFINITY));
+      store(s + j, logit);
+    }
+  }
+}
+
+inline void fill_dropout(const AttentionProblem& p, const RowTile& tile, const KeyBlock& block, Scratch& scratch) {
+  const Dropout& d = p.dropout;
+  const int64_t first = p.segments[block.segment].offset + block.first + d.offset[3];
+  const Word batch = splat(static_cast<uint32_t>(tile.sequence.batch + d.offset[0]));
+  for (int r = 0; r < tile.rows; ++r) {
+    const Word query = splat(static_cast<uint32_t>(tile.query[r] + d.offset[2]));
+    const Word head = splat(static_cast<uint32_t>(tile.head[r] + d.offset[1]));
+    for (int64_t group = first / 4; group * 4 < first + block.keys; group += kLanes) {
+      const Word key = (Word)(splat(static_cast<int32_t>(static_cast<uint32_t>(group))) + lane_indices());
+      const PhiloxBlock<Word> random = philox4x32<Word>({{key, query, head, batch}}, d.key0, d.key1);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int w = 0; w < 4; ++w) {
+          const int64_t j = (group + lane) * 4 + w - first;
+          if (j < 0 || j >= block.keys) continue;
+          scratch.keep[r * kKeyStride + j] = random.word[w][lane] >= d.threshold ? d.keep_scale : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// ---- softmax ----
+
+/// Logits -> probabilities in place; sums in four chains by key index, as where lanes are rows.
+inline void softmax_block(const AttentionProblem& p, const RowTile& tile, const KeyBlock& block, Scratch& scratch,
+                          const State& state) {
+  const int32_t columns = static_cast<int32_t>(round_up(block.keys, kLanes));
+  alignas(64) float block_max[kLanes], block_sum[kLanes];
+  store(block_max, splat(-INFINITY));
+  for (int r = 0; r < tile.rows; ++r) {
+    const float* s = scratch.logits + r * kKeyStride;
+    Float most = splat(-INFINITY);
+    for (int32_t j = 0; j < columns; j += kLanes) most = maximum(load(s + j), most);
+    block_max[r] = horizontal_maximum(most);
+  }
+  const Float old_max = load(state.row_max), new_max = maximum(load(block_max), old_max), shift = safe_shift(new_max);
+  const Float shrink = softmax_weight(old_max - shift);
+
+  store(block_sum, splat(0.0f));
+  for (int r = 0; r < tile.rows; ++r) {
+    float* s = scratch.logits + r * kKeyStride;
+    const Float down = splat(shift[r]);
+    for (int32_t j = 0; j < columns; j += kLanes) store(s + j, softmax_weight(load(s + j) - down));
+    block_sum[r] = sum_in_four_chains(s, columns);
+    if (!p.dropout.active) continue;
+    for (int32_t j = 0; j < columns; j += kLanes) {
+      store(s + j, load(s + j) * load(scratch.keep + r * kKeyStride + j));
+    }
+  }
+  store(state.row_sum, multiply_add(load(state.row_sum), shrink, load(block_sum)));
+  store(state.row_max, new_max);
+  store(scratch.factor, shrink);
+}
+
+// ---- one chunk, the merge of chunks, the output ----
+
+inline void reset(const AttentionProblem& p, const RowTile& tile, const State& state) {
+  store(state.row_max, splat(-INFINITY));
+  store(state.row_sum, splat(0.0f));
+  memset(state.acc, 0, static_cast<size_t>(tile.rows * row_width(p)) * sizeof(float));
+}
+
+/// The state of `chunk` alone, for every row of the tile. Returns whether any row saw a key.
+inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk, KeyBlock& block, Scratch& scratch,
+                   const State& state) {
+  const Segment& segment = p.segments[chunk.segment];
+  const int64_t width = row_width(p), batch = tile.sequence.tensor_batch;
+  const int vectors = static_cast<int>(width / kLanes);
+  load_intervals(p, chunk.segment, tile);
+  bool started = false;
+  for (int32_t first = chunk.first; first < chunk.last; first += kBlockKeys) {
+    const int32_t keys = smaller(kBlockKeys, chunk.last - first);
+    if (prepare(p, tile, chunk.segment, first, keys, block, scratch) == TileClass::kSkip) continue;
+    if (!started) reset(p, tile, state);
+    started = true;
+    const int64_t row = tile.sequence.first_key + first;
+    const Staged k = stage_whole(segment.key, batch, tile.head_k, row, keys, p.dim_qk, scratch.wide);
+    const Staged v = stage_whole(segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
+    transpose_keys(p, k, keys, scratch);
+    gemm<Start::kZero, Layout::kRows>(tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query, p.dim_qk,
+                                      scratch.keys, kKeyStride, p.dim_qk, scratch.logits, kKeyStride);
+    finish_logits(p, tile, block, scratch);
+    if (p.dropout.active) fill_dropout(p, tile, block, scratch);
+    softmax_block(p, tile, block, scratch, state);
+
+    if (block.tile_class == TileClass::kPartial && has_non_finite(v.data, v.stride, keys, p.dim_v)) {
+      for (int r = 0; r < tile.rows; ++r) {
+        for (float* a = state.acc + r * width; a < state.acc + (r + 1) * width; a += kLanes) {
+          store(a, load(a) * splat(scratch.factor[r]));
+        }
+      }
+      gemm_isolated_rows(tile.rows, vectors, scratch.logits, kKeyStride, scratch.visible, kBlockKeys, v.data, v.stride,
+                         keys, state.acc, width);
+    } else {
+      gemm<Start::kRescaleRows, Layout::kRows>(tile.rows, vectors, scratch.logits, kKeyStride, v.data, v.stride, keys,
+                                               state.acc, width, scratch.factor);
+    }
+  }
+  return started;
+}
+
+/// total = merge(total, chunk), in place.
+inline void merge(const AttentionProblem& p, const RowTile& tile, const State& total, const State& chunk) {
+  const Merge<Float> m = merge_factors(load(total.row_max), load(chunk.row_max));
+  store(total.row_max, m.row_max);
+  store(total.row_sum, merged(m, load(total.row_sum), load(chunk.row_sum)));
+  for (int r = 0; r < tile.rows; ++r) {
+    const Merge<Float> row = {m.row_max, splat(m.factor_a[r]), splat(m.factor_b[r])};
+    for (int64_t e = r * row_width(p); e < (r + 1) * row_width(p); e += kLanes) {
+      store(total.acc + e, merged(row, load(total.acc + e), load(chunk.acc + e)));
+    }
+  }
+}
+
+inline void finish(const AttentionProblem& p, const RowTile& tile, const State& total, Scratch& scratch) {
+  normalise(p, tile, total, scratch.factor);
+  const int64_t width = row_width(p);
+  for (int r = 0; r < tile.rows; ++r) {
+    float* row = total.acc + r * width;
+    for (int64_t d = 0; d < width; d += kLanes) store(row + d, times(load(row + d), scratch.factor[r]));
+    const char* to = row_of(p.out, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
+    narrow_run(row, p.dim_v, const_cast<char*>(to), p.out.dtype);
+  }
+}
+
+}  // namespace few
+MMK_NAMESPACE_END

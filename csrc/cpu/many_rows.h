@@ -1,0 +1,163 @@
+// Attention forward of a tile of query rows: lanes are rows.
+//
+//   s[key][row] = k qT,  row max, p = exp(s - max),  acc[feature][row] = acc * exp(old - new) + vT p
+#pragma once
+
+#include "gemm.h"
+#include "state.h"
+
+MMK_NAMESPACE_BEGIN
+namespace many {
+
+struct Scratch {
+  float *rows, *query, *logits, *keep, *keys, *values, *factor;
+
+  static int64_t floats(const AttentionProblem& p) {
+    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
+    return kBlockRows * larger(dk, dv) + dk * kRowStride + 2 * kBlockKeys * kRowStride +
+           kBlockKeys * (p.dim_qk + p.dim_v) + kRowStride + 7 * 16;
+  }
+  Scratch(const AttentionProblem& p, Arena& arena) {
+    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
+    rows = arena.take(kBlockRows * larger(dk, dv));
+    query = arena.take(dk * kRowStride);
+    logits = arena.take(kBlockKeys * kRowStride);
+    keep = arena.take(kBlockKeys * kRowStride);
+    keys = arena.take(kBlockKeys * p.dim_qk);
+    values = arena.take(kBlockKeys * p.dim_v);
+    factor = arena.take(kRowStride);
+  }
+};
+
+inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& scratch) {
+  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
+}
+
+// ---- softmax ----
+
+/// Logits -> probabilities in place; moves the rows' state and leaves in `factor` what the accumulator must shrink by.
+inline void softmax_block(const AttentionProblem& p, const Slice& slice, const KeyBlock& block, float* logits,
+                          const float* keep, float* row_max, float* row_sum, float* factor) {
+  for (int v = 0; v < slice.vectors; ++v) {
+    float* s = logits + v * kLanes;
+    Float block_max[4];
+    for (int i = 0; i < 4; ++i) block_max[i] = splat(-INFINITY);
+    int32_t j = 0;
+    for (; j + 4 <= block.keys; j += 4) {
+      for (int i = 0; i < 4; ++i) block_max[i] = maximum(load(s + (j + i) * kRowStride), block_max[i]);
+    }
+    for (; j < block.keys; ++j) block_max[0] = maximum(load(s + j * kRowStride), block_max[0]);
+    const Float old_max = load(row_max + v * kLanes);
+    const Float new_max =
+        maximum(maximum(maximum(block_max[0], block_max[1]), maximum(block_max[2], block_max[3])), old_max);
+    const Float shift = safe_shift(new_max);
+    const Float shrink = softmax_weight(old_max - shift);
+
+    Float sum[4];  // four chains, by key index: fixed for the bits
+    for (int i = 0; i < 4; ++i) sum[i] = splat(0.0f);
+    for (j = 0; j + 4 <= block.keys; j += 4) {
+      for (int i = 0; i < 4; ++i) {
+        const Float e = softmax_weight(load(s + (j + i) * kRowStride) - shift);
+        sum[i] = sum[i] + e;
+        store(s + (j + i) * kRowStride, e);
+      }
+    }
+    for (int i = 0; j < block.keys; ++j, ++i) {
+      const Float e = softmax_weight(load(s + j * kRowStride) - shift);
+      sum[i] = sum[i] + e;
+      store(s + j * kRowStride, e);
+    }
+    const Float block_sum = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    store(row_sum + v * kLanes, multiply_add(load(row_sum + v * kLanes), shrink, block_sum));
+    store(row_max + v * kLanes, new_max);
+    store(factor + v * kLanes, shrink);
+    if (!p.dropout.active) continue;
+    for (j = 0; j < block.keys; ++j) {
+      store(s + j * kRowStride, load(s + j * kRowStride) * load(keep + j * kRowStride + v * kLanes));
+    }
+  }
+}
+
+// ---- one chunk, the merge of chunks, the output ----
+
+inline void reset(const AttentionProblem& p, const RowTile& tile, const State& state) {
+  for (int r = 0; r < tile.padded; r += kLanes) {
+    store(state.row_max + r, splat(-INFINITY));
+    store(state.row_sum + r, splat(0.0f));
+    for (int64_t d = 0; d < round_up(p.dim_v, kLanes); ++d) store(state.acc + d * kRowStride + r, splat(0.0f));
+  }
+}
+
+/// The state of `chunk` alone, for every row of the tile. Returns whether any row saw a key.
+inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk, KeyBlock& block, Scratch& scratch,
+                   const State& state) {
+  const Segment& segment = p.segments[chunk.segment];
+  const Sequence& sequence = tile.sequence;
+  const bool short_tile = tile.padded <= 2 * kLanes;
+  load_intervals(p, chunk.segment, tile);
+  bool started = false;
+  for (int32_t first = chunk.first; first < chunk.last; first += kBlockKeys) {
+    const int32_t keys = smaller(kBlockKeys, chunk.last - first);
+    Staged k{nullptr, 0}, v{nullptr, 0};
+    int values_finite = -1;  // not looked at yet
+    for (int i = 0; i < tile.slices(); ++i) {
+      const Slice slice = tile.slice(i);
+      if (prepare_block(p, tile, slice, chunk.segment, first, keys, block) == TileClass::kSkip) continue;
+      if (!k.data) {  // loaded at the first slice that sees a key of the block
+        const int64_t row = sequence.first_key + first;
+        k = stage(segment.key, sequence.tensor_batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
+        v = stage(segment.value, sequence.tensor_batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
+      }
+      if (!started) reset(p, tile, state);
+      started = true;
+
+      float *logits = scratch.logits + slice.first, *keep = scratch.keep + slice.first;
+      gemm<Start::kZero, Layout::kRows>(keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride,
+                                        p.dim_qk, logits, kRowStride);
+      finish_logits(p, slice, block, logits, nullptr);
+      if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
+      float* factor = scratch.factor + slice.first;
+      softmax_block(p, slice, block, logits, keep, state.row_max + slice.first, state.row_sum + slice.first, factor);
+
+      float* acc = state.acc + slice.first;
+      if (block.tile_class == TileClass::kPartial && values_finite < 0) {
+        values_finite = !has_non_finite(v.data, v.stride, keys, p.dim_v);
+      }
+      if (block.tile_class == TileClass::kFull || values_finite) {
+        gemm<Start::kRescale, Layout::kTransposed>(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, keys,
+                                                   acc, kRowStride, factor);
+      } else {  // NaN or Inf in values that some rows do not see
+        for (int64_t d = 0; d < p.dim_v; ++d) {
+          for (int w = 0; w < slice.rows(); w += kLanes) {
+            float* a = acc + d * kRowStride + w;
+            store(a, load(a) * load(factor + w));
+          }
+        }
+        gemm_isolated(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, block.visible, kSlice, keys, acc,
+                      kRowStride);
+      }
+    }
+  }
+  return started;
+}
+
+/// total = merge(total, chunk), in place; exact where either saw nothing.
+inline void merge(const AttentionProblem& p, const RowTile& tile, const State& total, const State& chunk) {
+  for (int r = 0; r < tile.padded; r += kLanes) {
+    const Merge<Float> m = merge_factors(load(total.row_max + r), load(chunk.row_max + r));
+    store(total.row_max + r, m.row_max);
+    store(total.row_sum + r, merged(m, load(total.row_sum + r), load(chunk.row_sum + r)));
+    for (int64_t d = 0; d < p.dim_v; ++d) {
+      float* acc = total.acc + d * kRowStride + r;
+      store(acc, merged(m, load(acc), load(chunk.acc + d * kRowStride + r)));
+    }
+  }
+}
+
+inline void finish(const AttentionProblem& p, const RowTile& tile, const State& total, Scratch& scratch) {
+  normalise(p, tile, total, scratch.factor);
+  unpack_rows(total.acc, scratch.factor, tile, p.dim_v, p.out, scratch.rows);
+}
+
+}  // namespace many
+MMK_NAMESPACE_END
