@@ -101,10 +101,17 @@ inline void init_rows(const AttentionProblem& p, const Sequence& sequence, int64
   tile.head_k = head_k;
   tile.rows = static_cast<int>(rows);
   tile.padded = static_cast<int>(round_up(rows, kLanes));
+  const int64_t group = p.heads_q / p.heads_k;
+  int64_t head = first / sequence.len_q, query = first % sequence.len_q;
   for (int r = 0; r < tile.padded; ++r) {
-    const int64_t row = first + smaller<int64_t>(r, rows - 1);
-    tile.head[r] = static_cast<int32_t>(head_k * (p.heads_q / p.heads_k) + row / sequence.len_q);
-    tile.query[r] = static_cast<int32_t>(row % sequence.len_q);
+    tile.head[r] = static_cast<int32_t>(head_k * group + head);
+    tile.query[r] = static_cast<int32_t>(query);
+    if (r + 1 < tile.rows && ++query == sequence.len_q) {  // the last row is repeated
+      query = 0;
+      ++head;
+    }
+  }
+  for (int r = 0; r < tile.padded; ++r) {
     tile.ignores_dense[r] = p.mask.unmask_empty_rows && !sees_a_key(p, tile, r) ? -1 : 0;
   }
   tile.any_ignores_dense = false;
@@ -113,6 +120,14 @@ inline void init_rows(const AttentionProblem& p, const Sequence& sequence, int64
 }
 
 inline void load_intervals(const AttentionProblem& p, int segment, RowTile& tile) {
+  if (!p.mask.start) {
+    const int32_t length = static_cast<int32_t>(segment_length(p, tile.sequence, segment));
+    for (int r = 0; r < tile.padded; ++r) {
+      tile.start[r] = 0;
+      tile.stop[r] = length;
+    }
+    return;
+  }
   for (int r = 0; r < tile.padded; ++r) {
     raw_interval(p, tile, r, segment, tile.start[r], tile.stop[r]);
     if (tile.ignores_dense[r]) {
