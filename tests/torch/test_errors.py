@@ -120,6 +120,16 @@ VARLEN = {
     "counts": ({"cu_seqlens_k": ENDS[:2]}, ValueError, r"cu_seqlens_k has shape \(2,\), expected .*\(3,\)"),
     "max type": ({"max_seqlen_q": 2.0}, TypeError, "max_seqlen_q must be an int or None, got float"),
     "max value": ({"max_seqlen_k": -1}, ValueError, "max_seqlen_k must not be negative"),
+    "max too small": (
+        {"max_seqlen_q": 1, "bias": z(1, 4, 1, 3)},
+        ValueError,
+        "max_seqlen_q is 1, expected at least the 3 tokens",
+    ),
+    "max too small for a mask": (
+        {"max_seqlen_k": 2, "mask": z(2, 1, 3, 2, dtype=torch.bool)},
+        ValueError,
+        "max_seqlen_k is 2, expected at least the 3 tokens",
+    ),
     "bias": ({"bias": z(2, 4, 2, 3)}, ValueError, r"bias has shape .* expected .*\(2, 4, 3, 3\)"),
     "table": ({"bias": mmk.RelativeBias(z(4, 6))}, ValueError, r"bias.table has shape \(4, 6\), expected .*\(4, 5\)"),
     "mask": ({"mask": mmk.Mask.key_lengths(z(3, dtype=torch.int32))}, ValueError, "lengths"),
@@ -144,9 +154,9 @@ def test_longest_lengths_are_needed_where_they_cannot_be_computed():
 
 
 @needs_native
-@pytest.mark.parametrize("ends", [[0, 6, 5], [1, 2, 5], [0, 2, 4], [0, 2, 6], [-1, 2, 5]])
+@pytest.mark.parametrize("ends", [[0, 6, 5], [1, 2, 5], [0, 2, 4], [0, 2, 6], [-1, 2, 5], [0, 2**32, 5]])
 def test_the_cpu_op_checks_cumulative_lengths(ends):
-    bad = torch.tensor(ends, dtype=torch.int32)
+    bad = torch.tensor(ends)
     with pytest.raises(ValueError, match=r"^cu_seqlens_q"):
         mmk.attention_varlen(**(PACKED | {"cu_seqlens_q": bad}), backend="cpu")
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkernels.mask_call import as_int32
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_HEAD_DIM = 512
 ZERO_OFFSETS = (0, 0, 0, 0)
@@ -215,7 +217,7 @@ def check_cu_seqlens(name: str, value: Any, device: torch.device) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected (sequences + 1,)")
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected query's device {device}")
-    return value if value.dtype == torch.int32 else value.to(torch.int32)
+    return as_int32(value)
 
 
 def check_max_seqlen(name: str, value: Any) -> int | None:

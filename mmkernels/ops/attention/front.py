@@ -139,14 +139,17 @@ def lower_varlen(
 
 
 def _longest(name: str, given: int | None, cu_seqlens: Tensor, why: str) -> int:
-    if given is not None:
-        return given
     if not masks.values_may_be_read(cu_seqlens):
-        raise ValueError(
-            f"{name} must be given with {why}: it can only be computed from cu_seqlens on the CPU in eager mode"
-        )
+        if given is None:
+            raise ValueError(
+                f"{name} must be given with {why}: it can only be computed from cu_seqlens on the CPU in eager mode"
+            )
+        return given
     lengths = cu_seqlens.diff()
-    return max(int(lengths.max()), 0) if lengths.numel() else 0
+    longest = max(int(lengths.max()), 0) if lengths.numel() else 0
+    if given is not None and given < longest:
+        raise ValueError(f"{name} is {given}, expected at least the {longest} tokens of the longest sequence")
+    return longest if given is None else given
 
 
 def run(call: Lowered, backend: str | None, return_lse: bool) -> tuple[Tensor, Tensor | None]:
