@@ -58,7 +58,7 @@ def test_a_bias_that_a_backend_cannot_read_goes_to_one_that_can(bias):
     assert mmk.explain(query, key, value, bias=wide)["backward"].backend == "reference"
     expected = mmk.attention(query, key, value, bias=bias, backend="reference")
     torch.testing.assert_close(mmk.attention(query, key, value, bias=wide), expected)
-    with pytest.raises(backend.BackendNotAvailable, match="backend='cpu' cannot run .* no bias in torch.float64"):
+    with pytest.raises(backend.BackendNotAvailable, match=r"backend='cpu' cannot run .* in torch\.float64"):
         mmk.attention(query, key, value, bias=wide, backend="cpu")
 
 

@@ -44,13 +44,14 @@ def lower_joint(
     """One lowered call per query segment; mask, bias and seed are lowered once for the concatenated query axis."""
     batch = 1
     for index, query in enumerate(queries):
-        own = front.batch_of(*front.autocast_operands(query, keys, values), True)
+        names = check.Names(f"queries[{index}]", "keys", "values", listed=True)
+        own = front.batch_of(*front.autocast_operands(query, keys, values), names)
         if own != 1 and batch != 1 and batch != own:
             raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected a batch of {batch} or 1")
         batch = own if batch == 1 else batch
     total = sum(query.shape[2] for query in queries)
     whole = front.lower(
-        queries[0], keys, values, mask, bias, scale, softcap, dropout_p, seed, offsets, True, rows=(batch, total)
+        queries[0], keys, values, mask, bias, scale, softcap, dropout_p, seed, offsets, check.LISTED, (batch, total)
     )  # fmt: skip
     k_len = sum(key.shape[2] for key in keys)
     calls, first = [], 0
