@@ -46,7 +46,7 @@ def agree(ours, theirs, tensors, **call):
     """Outputs, weights, and gradients of every parameter and of every input."""
     results = [module(*tensors, **call) for module in (ours, theirs)]
     (out, weights), (out_, weights_) = results
-    assert out.shape == out_.shape
+    assert out.shape == out_.shape and out.is_contiguous()  # torch's is without batch_first
     torch.testing.assert_close(out, out_, rtol=1e-4, atol=1e-5)
     assert (weights is None) == (weights_ is None)
     values = [(out, out_)]
