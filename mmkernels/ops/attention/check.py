@@ -216,7 +216,7 @@ def check_offsets(offsets: Any) -> tuple[int, ...]:
 
 
 def check_cu_seqlens(name: str, value: Any, device: torch.device) -> Tensor:
-    """Cumulative sequence lengths as an int32 tensor of shape (sequences + 1,)."""
+    """Cumulative sequence lengths as a dense int32 tensor of shape (sequences + 1,)."""
     check_tensor(name, value)
     if value.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} has dtype {value.dtype}, expected torch.int32")
@@ -224,7 +224,7 @@ def check_cu_seqlens(name: str, value: Any, device: torch.device) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected (sequences + 1,)")
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected query's device {device}")
-    return as_int32(value)
+    return as_int32(value).contiguous()
 
 
 def check_max_seqlen(name: str, value: Any) -> int | None:
