@@ -9,6 +9,7 @@ import mmkernels as mmk
 from tests.torch.samples import needs_native
 
 Q, K, V = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8), torch.zeros(2, 2, 7, 6)
+NESTED, JAGGED = (torch.nested.nested_tensor([K[0], K[1]], layout=kind) for kind in (torch.strided, torch.jagged))
 ENDS = torch.tensor([0, 2, 5], dtype=torch.int32)
 
 
@@ -72,6 +73,9 @@ TYPES = {
     "key dtype": ({"key": K.half()}, "key has dtype torch.float16, expected query's torch.float32"),
     "segment dtype": ({"key": [K, K.double()], "value": [V, V]}, r"key\[1\] has dtype torch.float64"),
     "sparse": ({"query": Q.to_sparse()}, "query has layout torch.sparse_coo"),
+    "nested query": ({"query": NESTED}, "query is a nested tensor: pack it for attention_varlen"),
+    "nested key": ({"key": NESTED}, "key is a nested tensor"),
+    "jagged value": ({"value": JAGGED}, "value is a nested tensor"),
     "mask": ({"mask": "causal"}, "mask must be None, a Mask or a bool tensor, got str"),
     "mask dtype": ({"mask": z(5, 7)}, "mask must be a bool tensor, got dtype torch.float32"),
     "bias": ({"bias": 1.0}, "bias must be a float tensor, RelativeBias, DecomposedBias or None, got float"),

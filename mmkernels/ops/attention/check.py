@@ -32,21 +32,23 @@ SINGLE, LISTED = Names(), Names(listed=True)
 def segments_of(name: str, value: Any) -> list[Tensor]:
     """A tensor, or a list or tuple of at least one tensor, as a list."""
     if isinstance(value, Tensor):
+        check_tensor(name, value)
         return [value]
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{name} must be a tensor or a list of tensors (segments), got {type(value).__name__}")
     if not value:
         raise ValueError(f"{name} is an empty list, expected at least one segment")
     for index, segment in enumerate(value):
-        if not isinstance(segment, Tensor):
-            raise TypeError(f"{name}[{index}] must be a tensor, got {type(segment).__name__}")
+        check_tensor(f"{name}[{index}]", segment)
     return list(value)
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Raise unless the value is a tensor."""
+    """Raise unless the value is a tensor that has one shape."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} is a nested tensor: pack it for attention_varlen, or pad it")
 
 
 def _each(name: str, segments: Sequence[Tensor], listed: bool) -> list[str]:
