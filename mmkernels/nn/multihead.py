@@ -12,15 +12,16 @@ from mmkernels.mask import Mask
 from mmkernels.nn.common import Backed, check_probability
 from mmkernels.ops.attention.api import attention
 from mmkernels.philox import dropout_keep
+from mmkernels.precision import accumulate_dtype
 
 
 class MultiheadAttention(Backed, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` over `mmkernels.attention`: the same arguments, parameters and state_dict.
 
     Differences: a query that may see no key gives zeros (plus the output bias), not NaN; with `need_weights` (the
-    default, as in torch) the weights are computed beside the output from its log-sum-exp, in O(Lq * Lk) memory, so
-    pass `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask. Without
-    gradients `torch.nn.TransformerEncoderLayer` runs a fused kernel of torch's own and calls no attention module at all
+    default, as in torch) the weights are computed beside the output, in O(Lq * Lk) memory, so pass
+    `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask. Without gradients
+    `torch.nn.TransformerEncoderLayer` runs a fused kernel of torch's own and calls no attention module at all
     (`torch.backends.mha.set_fastpath_enabled(False)` stops that).
 
     Args:
@@ -87,12 +88,10 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
         dropout_p = self.dropout if self.training else 0.0
         seed = torch.randint(2**63 - 1, (), device=q.device) if need_weights and dropout_p > 0 else None
         call: Any = {"mask": mask, "bias": bias, "dropout_p": dropout_p, "seed": seed, "backend": self.backend}
-        if not need_weights:
-            out, weights = attention(q, keys if extra else k, values if extra else v, **call), None
-        else:
-            out, lse = attention(q, keys if extra else k, values if extra else v, return_lse=True, **call)
-            weights = _weights(q, keys, mask, bias, lse, dropout_p, seed)
-            weights = weights.mean(1) if average_attn_weights else weights
+        out = attention(q, keys if extra else k, values if extra else v, **call)
+        weights = _weights(q, keys, mask, bias, dropout_p, seed) if need_weights else None
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
         out = self.out_proj((out.transpose(1, 2) if first else out.permute(2, 0, 1, 3)).flatten(2))
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
@@ -187,31 +186,23 @@ def _check_mask(name: str, mask: Tensor, shapes: tuple[tuple[int, ...], ...]) ->
 
 
 def _weights(
-    query: Tensor,
-    keys: list[Tensor],
-    mask: Mask | None,
-    bias: Tensor | None,
-    lse: Tensor,
-    dropout_p: float,
-    seed: Tensor | None,
+    query: Tensor, keys: list[Tensor], mask: Mask | None, bias: Tensor | None, dropout_p: float, seed: Tensor | None
 ) -> Tensor:
-    """The probabilities (N, heads, Lq, Lk) that an attention call with this lse used, after its dropout."""
+    """The probabilities (N, heads, Lq, Lk) of an attention call, after its dropout; zeros where a row sees nothing."""
     batch, heads, q_len, head_dim = query.shape
     lengths = [key.shape[2] for key in keys]
-    wide = lse.dtype
+    wide = accumulate_dtype(query.dtype)
     # Scaled before the product: a factor beside a view would make a copy of every key.
     scaled = query.to(wide) * head_dim**-0.5
     logits = torch.cat([scaled @ key.to(wide).transpose(-2, -1) for key in keys], -1)
     if bias is not None:
         logits = logits + bias
-    # A row that sees nothing has lse -inf: its weights are zero, not NaN. Hidden logits go before the exponential,
-    # whose gradient at an overflow would be NaN.
-    hidden = (lse == -torch.inf).unsqueeze(-1)
     if mask is not None:
         k_len = lengths if len(lengths) > 1 else lengths[0]
-        hidden = hidden | ~mask.to_dense(batch, heads, q_len, k_len, device=query.device)
-    lse = lse.masked_fill(lse == -torch.inf, 0)
-    weights = (logits.masked_fill(hidden, -torch.inf) - lse.unsqueeze(-1)).exp()
+        logits = logits.masked_fill(~mask.to_dense(batch, heads, q_len, k_len, device=query.device), -torch.inf)
+    # A softmax of its own: beside a bias of finfo.min, exp(logits - lse) would be 1 everywhere.
+    empty = (logits == -torch.inf).all(-1, keepdim=True)
+    weights = logits.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)
     if dropout_p > 0 and seed is not None:
         keep = dropout_keep(seed, dropout_p, batch, heads, q_len, sum(lengths))
         weights = weights * keep / (1 - dropout_p) if dropout_p < 1 else weights * 0

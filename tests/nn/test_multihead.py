@@ -169,6 +169,15 @@ def test_rows_that_see_nothing():
         assert theirs(*x, attn_mask=mask)[0][:, 2].isnan().all()
 
 
+@pytest.mark.parametrize("level", [torch.finfo(torch.float32).min, -3e5])
+def test_weights_of_rows_without_a_small_bias(level):
+    """Padding written as a large negative number: a row of nothing else is ordinary attention, rounded by the bias."""
+    ours, theirs = pair(batch_first=True)
+    mask = torch.zeros(LQ, LK)
+    mask[1] = level
+    agree(ours, theirs, inputs({"batch_first": True}), attn_mask=mask)
+
+
 @pytest.mark.parametrize("add", [{}, {"add_bias_kv": True, "add_zero_attn": True}])
 def test_dropout(add):
     """The weights are those that made the output, dropped and scaled; about the right share is dropped."""
