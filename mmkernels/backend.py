@@ -31,7 +31,9 @@ class Problem(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """Shapes of the main operands, in the order of the op's arguments."""
     features: frozenset[str] = frozenset()
-    """What the call uses beyond its operands: ``"varlen"``, ``"dropout"``, ``"bias:dense"``, ..."""
+    """What the call uses beyond its operands: ``"varlen"``, ``"dropout"``, ``"dense bias"``, ..."""
+    bias_dtypes: frozenset[torch.dtype] = frozenset()
+    """Dtypes of a bias, which need not be that of the operands."""
 
 
 class BackendNotAvailable(ValueError):

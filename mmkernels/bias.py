@@ -70,6 +70,8 @@ def _check_float(name: str, value: Any, device: torch.device | None) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating point tensor, got dtype {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}, expected a strided tensor")
     if device is not None and value.device != device:
         raise ValueError(f"{name} is on {value.device}, but query is on {device}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import platform
 import runpy
 import sys
@@ -81,6 +82,7 @@ def train(args: argparse.Namespace) -> int:
     from mmkernels.models.backends import Backends
     from mmkernels.models.corpus import load_corpus
     from mmkernels.models.progress import Progress
+    from mmkernels.models.sealed import prepare_folder
 
     path = Path(args.out) / checkpoint.FILE_NAME
     if args.resume:
@@ -89,16 +91,12 @@ def train(args: argparse.Namespace) -> int:
             raise ValueError(f"--resume takes these from the checkpoint, do not give them again: {', '.join(fixed)}")
     elif path.exists() and not args.overwrite:
         raise ValueError(f"{path} exists: give --resume to go on with it, --overwrite to replace it, or another --out")
-    if args.steps is not None and args.minutes is not None:
-        raise ValueError("give --steps or --minutes, not both")
-    plan = None if args.steps is None else presets.plan_for_steps(args.steps)
-    minutes = demo.MINUTES if args.minutes is None else args.minutes
-    if minutes <= 0:
-        raise ValueError(f"--minutes must be positive, got {minutes}")
+    plan, minutes = _plan(args)
 
     presets.configure(args.preset or "demo", args.dropout or 0.0)  # refuses before the data is loaded
     Backends.choose(args.backend)
     training.configure_torch(args.threads)
+    prepare_folder(path.parent)
     corpus = load_corpus()
     if args.resume:
         trainer = training.Trainer.resume(path, corpus, args.backend)
@@ -138,10 +136,13 @@ def evaluate(args: argparse.Namespace) -> int:
     from mmkernels.models import checkpoint, report, tables, training
     from mmkernels.models.corpus import load_corpus
     from mmkernels.models.evaluate import evaluate as evaluate_model
+    from mmkernels.models.sealed import prepare_folder
 
     path = Path(args.checkpoint)
     path = path / checkpoint.FILE_NAME if path.is_dir() else path
     saved = checkpoint.Checkpoint.load(path)
+    if args.report:
+        prepare_folder(Path(args.report).parent)
     training.configure_torch(args.threads)
     corpus = load_corpus()
     saved.check_data(corpus, path)
@@ -178,12 +179,14 @@ def demo(args: argparse.Namespace) -> int:
     """Trains, evaluates, compares and reports."""
     from mmkernels.models import demo as models_demo
     from mmkernels.models import presets, tables, training
+    from mmkernels.models.sealed import prepare_folder
 
+    plan, minutes = _plan(args)
     presets.configure(args.preset or "demo", args.dropout or 0.0)
     training.configure_torch(args.threads)
-    plan = None if args.steps is None else presets.plan_for_steps(args.steps)
+    prepare_folder(Path(args.out))
     done = models_demo.run_demo(
-        Path(args.out), seed=args.seed or 0, backend=args.backend, plan=plan, minutes=args.minutes,
+        Path(args.out), seed=args.seed or 0, backend=args.backend, plan=plan, minutes=minutes,
         preset=args.preset or "demo", dropout=args.dropout or 0.0, quiet=args.json, say=lambda text: _note(args, text),
     )  # fmt: skip
     if done.evaluation is None:
@@ -211,16 +214,14 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Any) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(command=function)
-        if name != "bench":
-            sub.add_argument("--json", action="store_true", help="results as JSON")
+        sub.add_argument("--json", action="store_true", help="results as JSON")
         return sub
 
     command("info", info)
     sub = command("train", train)
     _add_run(sub)
     sub.add_argument("--out", default="runs/train", help="folder of the checkpoint (runs/train)")
-    sub.add_argument("--minutes", type=float, help="time to train, shared between the stages after a short measurement")
-    sub.add_argument("--resume", action="store_true", help="go on with the checkpoint in --out")
+    sub.add_argument("--resume", action="store_true", help="go on with the checkpoint in --out, and its backend")
     sub.add_argument("--overwrite", action="store_true", help="start anew although --out has a checkpoint")
     sub.add_argument("--save-every", type=_positive, default=200, metavar="N", help="steps between checkpoints (200)")
 
@@ -236,13 +237,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("demo", demo)
     _add_run(sub)
     sub.add_argument("--out", default="runs/demo", help="folder of checkpoint, results and report (runs/demo)")
-    sub.add_argument("--minutes", type=float, default=4.25, help="time to train (4.25)")
     return parser
 
 
 def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, help="steps to train, shared between the stages")
-    sub.add_argument("--seed", type=int, help="of weights, data order, augmentation and dropout (0)")
+    sub.add_argument("--minutes", type=float, help="or the time to train: steps are planned after a measurement (4.25)")
+    sub.add_argument("--seed", type=_seed, help="of weights, data order, augmentation and dropout (0)")
     sub.add_argument("--preset", help="size of the model and its recipe (demo)")
     sub.add_argument("--dropout", type=float, help="on attention weights and residual branches (0)")
     _add_machine(sub)
@@ -258,6 +259,25 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be in [0, 2**63), got {value}")
+    return value
+
+
+def _plan(args: argparse.Namespace) -> tuple[Any, float]:
+    """The plan that --steps asks for, or None, and the minutes that one is to be made for then."""
+    from mmkernels.models import demo, presets
+
+    if args.steps is not None and args.minutes is not None:
+        raise ValueError("give --steps or --minutes, not both")
+    minutes = demo.MINUTES if args.minutes is None else args.minutes
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"--minutes must be positive, got {minutes}")
+    return (None if args.steps is None else presets.plan_for_steps(args.steps)), minutes
 
 
 def _version(package: str) -> str | None:

@@ -32,14 +32,15 @@ def _check_integers(name: str, value: Any, dims: tuple[int, ...]) -> Tensor:
         raise TypeError(f"{name} must be an integer tensor, got dtype {value.dtype}")
     if value.dim() not in dims:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {' or '.join(map(str, dims))} axes")
-    return value
+    # Narrow types would wrap around where a segment's offset is subtracted.
+    return value if value.dtype in (torch.int32, torch.int64) else value.long()
 
 
 def _merge_empty_rows(values: Sequence[str | None]) -> str | None:
-    explicit = sorted({value for value in values if value is not None})
-    for value in explicit:
-        if value not in ("zero", "unmask"):
+    for value in values:
+        if value not in (None, "zero", "unmask"):
             raise ValueError(f'empty_rows must be "zero" or "unmask", got {value!r}')
+    explicit = sorted({value for value in values if value is not None})
     if len(explicit) > 1:
         raise ValueError(f"empty_rows belongs to the whole mask, but its parts ask for both {' and '.join(explicit)}")
     return explicit[0] if explicit else None
@@ -126,8 +127,8 @@ class Mask:
                 outside of all sequences see nothing.
             causal, align: causality within each sequence, by its own lengths.
         """
-        _check_integers("cu_seqlens_q", cu_seqlens_q, (1,))
-        _check_integers("cu_seqlens_k", cu_seqlens_k, (1,))
+        cu_seqlens_q = _check_integers("cu_seqlens_q", cu_seqlens_q, (1,))
+        cu_seqlens_k = _check_integers("cu_seqlens_k", cu_seqlens_k, (1,))
         if cu_seqlens_q.shape != cu_seqlens_k.shape or cu_seqlens_q.shape[0] < 1:
             raise ValueError(
                 f"cu_seqlens_q and cu_seqlens_k must both be (N + 1,), got {tuple(cu_seqlens_q.shape)} and "
@@ -153,7 +154,7 @@ class Mask:
         Args:
             media_of_query: integer (B, Lq) (Flamingo), or (B, Lq, 2) of (first, last), both included (mllama).
         """
-        _check_integers("media_of_query", media_of_query, (2, 3))
+        media_of_query = _check_integers("media_of_query", media_of_query, (2, 3))
         first = last = media_of_query
         if media_of_query.dim() == 3:
             if media_of_query.shape[2] != 2:
@@ -196,6 +197,8 @@ class Mask:
             raise TypeError(f"mask must be a bool tensor, got {type(visible).__name__}")
         if visible.dtype != torch.bool:
             raise TypeError(f"mask must be a bool tensor, got dtype {visible.dtype} (a float mask goes to bias=)")
+        if visible.layout != torch.strided:
+            raise TypeError(f"mask has layout {visible.layout}, expected a strided tensor")
         if visible.dim() > 4:
             raise ValueError(f"mask has shape {tuple(visible.shape)}, expected at most the 4 axes (B, Hq, Lq, Lk)")
         part = mask_parts.Dense(visible[(None,) * (4 - visible.dim())])

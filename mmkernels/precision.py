@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mmkernels import routing
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """The dtypes that the references take."""
 
@@ -53,8 +55,8 @@ def without_autocast(function: Function) -> Function:
 
 
 def autocast_off(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """A context in which autocast is off for a type of device; free where it is off already."""
-    if torch.is_autocast_enabled(device_type):
+    """A context in which autocast is off for a type of device; free where it is off already, or never on."""
+    if routing.active_autocast_dtype(device_type) is not None:
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -120,8 +121,11 @@ def compare(
 
 
 def largest_relative_difference(losses: list[float], reference: list[float]) -> float:
-    """max |a - b| / |b|; a number that is not finite counts as infinite."""
-    return max(abs(a - b) / abs(b) if abs(a) < float("inf") else float("inf") for a, b in zip(losses, reference))
+    """max |a - b| / |b|; a number that is not finite, on either side, counts as infinite."""
+    pairs = list(zip(losses, reference, strict=True))
+    if not all(math.isfinite(a) and math.isfinite(b) for a, b in pairs):
+        return math.inf
+    return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
 @torch.no_grad()

@@ -66,6 +66,20 @@ def load_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     return load(bytes(content)), json.loads(header["metadata"])
 
 
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder of a file to come, so that hours of work are not lost to a path that cannot be written.
+
+    Raises:
+        ValueError: that is not possible; in one sentence.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to the folder {folder}: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write to the folder {folder}: it is read-only for this user")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a reader (or a crash) sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,14 +62,17 @@ class Trainer:
 
     @classmethod
     def resume(cls, path: Path, corpus: Corpus, backend: str | None = None) -> Trainer:
-        """A trainer that goes on where a checkpoint stands, with the checkpoint's own seed and plan.
+        """A trainer that goes on where a checkpoint stands, with the checkpoint's own seed, plan and backend.
+
+        Args:
+            backend: another backend than the checkpoint's.
 
         Raises:
             ValueError: the checkpoint cannot be read or is of other data.
         """
         saved = Checkpoint.load(path)
         saved.check_data(corpus, path)
-        trainer = cls(corpus, saved.config, saved.recipe, saved.plan, saved.seed, backend)
+        trainer = cls(corpus, saved.config, saved.recipe, saved.plan, saved.seed, backend or saved.backend)
         saved.load_weights(trainer.model)
         trainer.step, trainer.seconds, trainer.stage = saved.step, saved.seconds, saved.stage
         trainer.history = {stage: saved.history[stage].tolist() for stage in STAGES}

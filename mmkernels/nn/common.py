@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,15 @@ def check_tokens(name: str, x: Tensor, width: int) -> None:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (batch, tokens, {width})")
 
 
+def check_list(name: str, value: Sequence[Tensor], count: int | None = None) -> Sequence[Tensor]:
+    """Raise unless value is a list or tuple, of this many tensors where a count is given."""
+    if not isinstance(value, (list, tuple)):  # a tensor would pass for the list of its first axis
+        raise TypeError(f"{name} must be a list of tensors, got {type(value).__name__}")
+    if count is not None and len(value) != count:
+        raise ValueError(f"{name} must hold {count} tensors, got {len(value)}")
+    return value
+
+
 def check_heads(dim: int, heads: int, head_dim: int | None, kv_heads: int | None = None) -> tuple[int, int]:
     """(head_dim, kv_heads) with their defaults, if heads divide what they must divide."""
     for name, value in (("dim", dim), ("heads", heads), ("head_dim", head_dim), ("kv_heads", kv_heads)):
@@ -70,7 +79,9 @@ def check_heads(dim: int, heads: int, head_dim: int | None, kv_heads: int | None
 
 
 def check_probability(name: str, value: float) -> float:
-    """Raise unless value is in [0, 1]."""
+    """Raise unless value is a number in [0, 1]."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
     return value

@@ -12,6 +12,7 @@ from mmkernels.mask import Mask
 from mmkernels.nn.common import (
     Backed,
     check_heads,
+    check_list,
     check_probability,
     check_tokens,
     listed,
@@ -83,7 +84,7 @@ class CrossAttention(Backed, nn.Module):
     ) -> Tensor:
         """x (B, L, dim), context (B or 1, Lk, context_dim) or a list of such; mask and bias as in `attention`."""
         check_tokens("x", x, self.dim)
-        contexts = [context] if isinstance(context, Tensor) else list(context)
+        contexts = [context] if isinstance(context, Tensor) else check_list("context", context)
         own = isinstance(self.kv, nn.ModuleList)
         projections = list(self.kv) if isinstance(self.kv, nn.ModuleList) else [self.kv] * len(contexts)
         widths = self.context_dims if own else self.context_dims * len(contexts)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkernels.nn.common import Backed, listed
+from mmkernels.nn.common import Backed, check_list, listed
 from mmkernels.ops.fusion.activation import ACTIVATIONS
 from mmkernels.ops.fusion.api import concat_fusion
 
@@ -97,8 +97,7 @@ class ConcatFusion(Backed, nn.Module):
 
     def forward(self, inputs: Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         """inputs: list of (..., in_features[i]); residual broadcasts to the output, (..., out_features)."""
-        if len(inputs) != len(self.in_features):
-            raise ValueError(f"inputs must hold {len(self.in_features)} tensors, got {len(inputs)}")
+        check_list("inputs", inputs, len(self.in_features))
         for i, (x, width) in enumerate(zip(inputs, self.in_features, strict=True)):
             if not isinstance(x, Tensor) or x.dim() == 0 or x.shape[-1] != width:
                 found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

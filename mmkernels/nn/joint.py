@@ -12,6 +12,7 @@ from mmkernels.mask import Mask
 from mmkernels.nn.common import (
     Backed,
     check_heads,
+    check_list,
     check_probability,
     check_tokens,
     listed,
@@ -83,8 +84,7 @@ class JointAttention(Backed, nn.Module):
             rotate: called with (query, key, s) of every stream, (B, heads, L_s, head_dim), returns both with position
                 put in (rotary embedding).
         """
-        if len(streams) != len(self.dims):
-            raise ValueError(f"streams must hold {len(self.dims)} tensors, got {len(streams)}")
+        check_list("streams", streams, len(self.dims))
         queries, keys, values = [], [], []
         for i, x in enumerate(streams):
             check_tokens(f"streams[{i}]", x, self.dims[i])

@@ -12,15 +12,16 @@ from mmkernels.mask import Mask
 from mmkernels.nn.common import Backed, check_probability
 from mmkernels.ops.attention.api import attention
 from mmkernels.philox import dropout_keep
+from mmkernels.precision import accumulate_dtype
 
 
 class MultiheadAttention(Backed, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` over `mmkernels.attention`: the same arguments, parameters and state_dict.
 
     Differences: a query that may see no key gives zeros (plus the output bias), not NaN; with `need_weights` (the
-    default, as in torch) the weights are computed beside the output from its log-sum-exp, in O(Lq * Lk) memory, so
-    pass `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask. Without
-    gradients `torch.nn.TransformerEncoderLayer` runs a fused kernel of torch's own and calls no attention module at all
+    default, as in torch) the weights are computed beside the output, in O(Lq * Lk) memory, so pass
+    `need_weights=False` where they are not used; `is_causal=True` without a mask means a causal mask. Without gradients
+    `torch.nn.TransformerEncoderLayer` runs a fused kernel of torch's own and calls no attention module at all
     (`torch.backends.mha.set_fastpath_enabled(False)` stops that).
 
     Args:
@@ -64,16 +65,18 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As torch.nn.MultiheadAttention.forward: (output, weights or None). A True in a bool mask hides the key."""
         batched = self._check(query, key, value)
-        # (N, L, E) views, whatever the layout; identities are kept, for the fused projections
         same_kv, same_qkv = value is key, query is key and value is key
-        query, key, value = (self._batch_first(x, batched) for x in (query, key, value))
-        q, k, v = self._project(query, key, value, same_kv, same_qkv)
+        if not batched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+        # The axes stay as they came through the projections, so that these read and write dense memory.
+        first = self.batch_first or not batched
+        q, k, v = (self._heads(x, first) for x in self._project(query, key, value, same_kv, same_qkv))
         mask, bias = self._masks(attn_mask, key_padding_mask, q, k, need_weights, is_causal, batched)
 
         keys, values = [k], [v]
         if self.bias_k is not None and self.bias_v is not None:
-            keys.append(self._heads(self.bias_k.to(k.dtype)))
-            values.append(self._heads(self.bias_v.to(v.dtype)))
+            keys.append(self._heads(self.bias_k.to(k.dtype), first))
+            values.append(self._heads(self.bias_v.to(v.dtype), first))
         if self.add_zero_attn:
             keys.append(k.new_zeros(1, self.num_heads, 1, self.head_dim))
             values.append(v.new_zeros(1, self.num_heads, 1, self.head_dim))
@@ -85,16 +88,14 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
         dropout_p = self.dropout if self.training else 0.0
         seed = torch.randint(2**63 - 1, (), device=q.device) if need_weights and dropout_p > 0 else None
         call: Any = {"mask": mask, "bias": bias, "dropout_p": dropout_p, "seed": seed, "backend": self.backend}
-        if not need_weights:
-            out, weights = attention(q, keys if extra else k, values if extra else v, **call), None
-        else:
-            out, lse = attention(q, keys if extra else k, values if extra else v, return_lse=True, **call)
-            weights = _weights(q, keys, mask, bias, lse, dropout_p, seed)
-            weights = weights.mean(1) if average_attn_weights else weights
-        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        out = attention(q, keys if extra else k, values if extra else v, **call)
+        weights = _weights(q, keys, mask, bias, dropout_p, seed) if need_weights else None
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        out = self.out_proj((out.transpose(1, 2) if first else out.permute(2, 0, 1, 3)).flatten(2))
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
-        return out if self.batch_first else out.transpose(0, 1), weights
+        return out, weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether the call is batched, if its tensors fit the module and each other."""
@@ -115,34 +116,31 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
             raise ValueError(f"key has a batch of {key.shape[axis]}, but query has {query.shape[axis]}")
         return query.dim() == 3
 
-    def _batch_first(self, x: Tensor, batched: bool) -> Tensor:
-        if not batched:
-            return x.unsqueeze(0)
-        return x if self.batch_first else x.transpose(0, 1)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+    def _heads(self, x: Tensor, batch_first: bool) -> Tensor:
+        """A view (N, heads, L, head_dim) of (N, L, E) or (L, N, E)."""
+        x = x.unflatten(-1, (self.num_heads, self.head_dim))
+        return x.transpose(1, 2) if batch_first else x.permute(1, 2, 0, 3)
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, same_kv: bool, same_qkv: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value (N, heads, L, head_dim): views of as few products as the inputs allow."""
+        """Query, key and value, E wide: views of as few products as the inputs allow."""
         width, bias = self.embed_dim, self.in_proj_bias
         if not self._qkv_same_embed_dim:
             parts: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         elif same_qkv:
             q, k, v = F.linear(query, self.in_proj_weight, bias).split(width, -1)
-            return self._heads(q), self._heads(k), self._heads(v)
+            return q, k, v
         elif same_kv:
             q = F.linear(query, self.in_proj_weight[:width], None if bias is None else bias[:width])
             both = F.linear(key, self.in_proj_weight[width:], None if bias is None else bias[width:])
             k, v = both.split(width, -1)
-            return self._heads(q), self._heads(k), self._heads(v)
+            return q, k, v
         else:
             parts = self.in_proj_weight.split(width)
         biases = (None, None, None) if bias is None else bias.split(width)
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), parts, biases, strict=True))
-        return self._heads(q), self._heads(k), self._heads(v)
+        return q, k, v
 
     def _masks(
         self,
@@ -188,31 +186,23 @@ def _check_mask(name: str, mask: Tensor, shapes: tuple[tuple[int, ...], ...]) ->
 
 
 def _weights(
-    query: Tensor,
-    keys: list[Tensor],
-    mask: Mask | None,
-    bias: Tensor | None,
-    lse: Tensor,
-    dropout_p: float,
-    seed: Tensor | None,
+    query: Tensor, keys: list[Tensor], mask: Mask | None, bias: Tensor | None, dropout_p: float, seed: Tensor | None
 ) -> Tensor:
-    """The probabilities (N, heads, Lq, Lk) that an attention call with this lse used, after its dropout."""
+    """The probabilities (N, heads, Lq, Lk) of an attention call, after its dropout; zeros where a row sees nothing."""
     batch, heads, q_len, head_dim = query.shape
     lengths = [key.shape[2] for key in keys]
-    wide = lse.dtype
+    wide = accumulate_dtype(query.dtype)
     # Scaled before the product: a factor beside a view would make a copy of every key.
     scaled = query.to(wide) * head_dim**-0.5
     logits = torch.cat([scaled @ key.to(wide).transpose(-2, -1) for key in keys], -1)
     if bias is not None:
         logits = logits + bias
-    # A row that sees nothing has lse -inf: its weights are zero, not NaN. Hidden logits go before the exponential,
-    # whose gradient at an overflow would be NaN.
-    hidden = (lse == -torch.inf).unsqueeze(-1)
     if mask is not None:
         k_len = lengths if len(lengths) > 1 else lengths[0]
-        hidden = hidden | ~mask.to_dense(batch, heads, q_len, k_len, device=query.device)
-    lse = lse.masked_fill(lse == -torch.inf, 0)
-    weights = (logits.masked_fill(hidden, -torch.inf) - lse.unsqueeze(-1)).exp()
+        logits = logits.masked_fill(~mask.to_dense(batch, heads, q_len, k_len, device=query.device), -torch.inf)
+    # A softmax of its own: beside a bias of finfo.min, exp(logits - lse) would be 1 everywhere.
+    empty = (logits == -torch.inf).all(-1, keepdim=True)
+    weights = logits.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0)
     if dropout_p > 0 and seed is not None:
         keep = dropout_keep(seed, dropout_p, batch, heads, q_len, sum(lengths))
         weights = weights * keep / (1 - dropout_p) if dropout_p < 1 else weights * 0

@@ -15,8 +15,8 @@ CSRC = ROOT / "csrc"
 
 # From the ground up; a module imports its own floor and the floors below. A package name stands for all inside it.
 FLOORS = (
-    {"_native", "bias", "mask", "mask_call", "mask_dense", "mask_parts", "mask_resolve", "precision"},
-    {"backend", "layout", "op_rules", "philox", "routing", "triton_blocks"},
+    {"_native", "bias", "mask", "mask_call", "mask_dense", "mask_parts", "mask_resolve"},
+    {"backend", "layout", "op_rules", "philox", "precision", "routing", "triton_blocks"},
     {"ops"},
     {"nn", "distributed", "integrations"},
     {"models"},

@@ -142,9 +142,12 @@ LONG_BIASES = {
 
 
 @pytest.mark.parametrize("bias", LONG_BIASES)
-@runs(*DEFAULT)
+@runs(CPU)
 def test_long_sums(bias: str, run: Run) -> None:
-    """Sums over thousands of rows that all have one sign: a single fp32 chain would drift, chunks do not."""
+    """Sums over thousands of rows that all have one sign: a single fp32 chain would drift, chunks do not.
+
+    Not asked of the reference: torch's matrix products are such chains on some processors.
+    """
     query, key, value = torch.zeros(1, 2, 6000, 8), torch.randn(1, 1, 70, 8), torch.rand(1, 1, 70, 8)
     shape = LONG_BIASES[bias]
     inputs = Inputs("attention", [query + 0.1], [key], [value], None, None if shape is None else torch.zeros(shape))

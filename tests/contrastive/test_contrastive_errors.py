@@ -13,6 +13,7 @@ WRONG = {
     "image is no tensor": ({"image": [[1.0]]}, TypeError, "image must be a tensor, got list"),
     "text is no tensor": ({"text": None}, TypeError, "text must be a tensor, got NoneType"),
     "integer image": ({"image": IMAGE.long()}, TypeError, r"image has dtype torch\.int64"),
+    "sparse text": ({"text": TEXT.to_sparse()}, TypeError, r"text has layout torch\.sparse_coo"),
     "image's axes": ({"image": torch.randn(4, 2, 3)}, ValueError, r"image has shape \(4, 2, 3\), expected two axes"),
     "text's axes": ({"text": torch.randn(3)}, ValueError, r"text has shape \(3,\), expected two axes"),
     "mixed dtypes": ({"text": TEXT.bfloat16()}, TypeError, r"text has dtype torch\.bfloat16, but image has"),
@@ -62,3 +63,11 @@ def test_rows_that_cannot_be_paired_with_columns():
         mmk.contrastive_loss(IMAGE, text, 1.0, targets=targets, reduction="none")
     rows = mmk.contrastive_loss(IMAGE, text, 1.0, targets=targets, reduction="none", kind="sigmoid")
     assert rows.shape == (4,)
+
+
+def test_an_index_too_large_raises_under_transforms_too():
+    targets = torch.tensor([0, 1, 2, 4])
+    with pytest.raises(ValueError, match="targets holds the index 4"):
+        torch.func.grad(lambda image: mmk.contrastive_loss(image, TEXT, 1.0, targets=targets))(IMAGE)
+    mapped = torch.vmap(torch.func.grad(lambda x, t: mmk.contrastive_loss(x, TEXT, 1.0, targets=t)), in_dims=(None, 0))
+    assert mapped(IMAGE, torch.arange(4).expand(2, 4)).shape == (2, 4, 3)

@@ -174,3 +174,9 @@ def test_export(strict):
     assert any("contrastive_loss_forward" in str(node.target) for node in program.graph.nodes)
     larger = (torch.randn(9, 4), torch.randn(7, 4), torch.arange(9) % 7)
     torch.testing.assert_close(program.module()(*larger), model(*larger))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_meta_tensors(kind):
+    image = torch.empty(4, 3, device="meta")
+    assert mmk.contrastive_loss(image, image, 2.0, kind=kind, reduction="none").shape == (4,)

@@ -259,3 +259,8 @@ def test_checkpoint_gives_the_same_gradients():
     function, tensors = as_function(FULL, operands)
     ours = torch.autograd.grad(checkpoint(function, *tensors, use_reentrant=False).sum(), tensors)
     assert all(torch.equal(a, b) for a, b in zip(ours, torch.autograd.grad(function(*tensors).sum(), tensors)))
+
+
+def test_meta_tensors():
+    inputs, weight = [torch.empty(2, 3, 4, device="meta"), torch.empty(2, 1, 5, device="meta")], torch.empty(6, 9)
+    assert mmk.concat_fusion(inputs, weight.to("meta"), activation="gelu").shape == (2, 3, 6)

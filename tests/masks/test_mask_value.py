@@ -200,6 +200,20 @@ class TestCache:
         assert len(mask_resolve._cache) <= mask_resolve.CACHE_SIZE
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32])
+def test_integers_of_every_width_mean_the_same(dtype):
+    """Segments of which one is longer than a byte can say, the other behind where a byte would wrap around."""
+
+    def masks(dtype: torch.dtype) -> list[Mask]:
+        two, ends = torch.tensor([2, 9], dtype=dtype), torch.tensor([0, 2, 9], dtype=dtype)
+        media = torch.tensor([[0, 1, 1], [1, 0, 0]], dtype=dtype)
+        return [Mask.key_lengths(two), Mask.prefix(two), Mask.intervals(two[:1], two[1:]), Mask.media(media, 120),
+                Mask.packed(ends, ends, causal=True, align="bottom_right")]  # fmt: skip
+
+    for narrow, wide in zip(masks(dtype), masks(torch.int64), strict=True):
+        assert torch.equal(narrow.to_dense(2, 1, 3, [7, 300]), wide.to_dense(2, 1, 3, [7, 300]))
+
+
 INTS = torch.tensor([1, 2])
 WRONG = {
     "align": (ValueError, lambda: Mask.causal("left")),
@@ -218,9 +232,11 @@ WRONG = {
     "stop": (TypeError, lambda: Mask.intervals(INTS, torch.tensor([True, False]))),
     "mask": (TypeError, lambda: Mask.dense(torch.zeros(2, 2))),
     "mask ": (ValueError, lambda: Mask.dense(torch.zeros(1, 1, 1, 2, 2, dtype=torch.bool))),
+    "mask  ": (TypeError, lambda: Mask.dense(torch.ones(2, 2, dtype=torch.bool).to_sparse())),
     "masks": (TypeError, lambda: Mask.segments(Mask.causal())),
     "masks ": (TypeError, lambda: Mask.segments([torch.zeros(1)])),
     "empty_rows": (ValueError, lambda: Mask.causal(empty_rows="none")),
+    "empty_rows ": (ValueError, lambda: Mask.causal(empty_rows=["zero"])),
 }
 
 

@@ -82,6 +82,8 @@ def test_finished_run_resumes_to_itself(finished, capsys):
     [
         (["--steps", "1"], "steps must be at least 2"),
         (["--minutes", "-3"], "--minutes must be positive"),
+        (["--minutes", "nan"], "--minutes must be positive"),
+        (["--minutes", "inf"], "--minutes must be positive"),
         (["--minutes", "1", "--steps", "5"], "not both"),
         (["--steps", "5", "--dropout", "1.5"], "dropout must be in"),
         (["--steps", "5", "--preset", "huge"], "preset must be one of demo, tiny"),
@@ -95,6 +97,43 @@ def test_finished_run_resumes_to_itself(finished, capsys):
 def test_wrong_arguments_of_train(capsys, tmp_path, arguments, sentence):
     assert sentence in refused(capsys, ["train", "--out", str(tmp_path), *arguments])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "1"], "steps must be at least 2"),
+        (["--minutes", "-1"], "--minutes must be positive"),
+        (["--steps", "5", "--minutes", "1"], "not both"),
+    ],
+)
+def test_wrong_arguments_of_demo(capsys, tmp_path, arguments, sentence):
+    assert sentence in refused(capsys, ["demo", "--out", str(tmp_path), *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "x"])
+def test_wrong_seed(capsys, tmp_path, seed):
+    with pytest.raises(SystemExit) as exit_:
+        run(["train", "--out", str(tmp_path), "--seed", seed])
+    assert exit_.value.code == 2 and "--seed" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_written_are_refused_before_the_work(finished, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for command in ("train", "demo"):
+        said = refused(capsys, [command, "--preset", "tiny", "--steps", "4", "--out", str(file)])
+        assert f"cannot write to the folder {file}" in said
+    said = refused(capsys, ["eval", str(finished), "--report", str(file / "report.html")])
+    assert f"cannot write to the folder {file}" in said
+
+
+def test_resumed_run_stays_on_its_backend(capsys, tmp_path):
+    out = ["--out", str(tmp_path), "--json"]
+    assert run(["train", "--preset", "tiny", "--steps", "4", "--backend", "reference", *out]) == 0
+    assert run(["train", "--resume", *out]) == 0
+    assert Checkpoint.load(tmp_path / FILE_NAME).backend == "reference"
 
 
 def test_checkpoint_is_not_overwritten_unasked(finished, capsys):

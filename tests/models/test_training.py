@@ -168,6 +168,7 @@ def test_largest_relative_difference_keeps_what_is_not_finite():
     assert largest_relative_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
     assert largest_relative_difference([float("nan"), 1.0], [1.0, 1.0]) == float("inf")
     assert largest_relative_difference([float("inf"), 1.0], [1.0, 1.0]) == float("inf")
+    assert largest_relative_difference([1.0, 1.0], [1.0, float("nan")]) == float("inf")
 
 
 def test_measuring_leaves_the_run_alone(corpus):

@@ -46,7 +46,7 @@ def agree(ours, theirs, tensors, **call):
     """Outputs, weights, and gradients of every parameter and of every input."""
     results = [module(*tensors, **call) for module in (ours, theirs)]
     (out, weights), (out_, weights_) = results
-    assert out.shape == out_.shape
+    assert out.shape == out_.shape and out.is_contiguous()  # torch's is without batch_first
     torch.testing.assert_close(out, out_, rtol=1e-4, atol=1e-5)
     assert (weights is None) == (weights_ is None)
     values = [(out, out_)]
@@ -167,6 +167,15 @@ def test_rows_that_see_nothing():
         grads = torch.autograd.grad(out.sum() + weights.square().sum(), x)
         assert all(g.isfinite().all() for g in grads) and (grads[0][:, 2] == 0).all()
         assert theirs(*x, attn_mask=mask)[0][:, 2].isnan().all()
+
+
+@pytest.mark.parametrize("level", [torch.finfo(torch.float32).min, -3e5])
+def test_weights_of_rows_without_a_small_bias(level):
+    """Padding written as a large negative number: a row of nothing else is ordinary attention, rounded by the bias."""
+    ours, theirs = pair(batch_first=True)
+    mask = torch.zeros(LQ, LK)
+    mask[1] = level
+    agree(ours, theirs, inputs({"batch_first": True}), attn_mask=mask)
 
 
 @pytest.mark.parametrize("add", [{}, {"add_bias_kv": True, "add_zero_attn": True}])

@@ -271,3 +271,17 @@ def test_wrong_argument(name):
     call, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: nn.CrossAttention(8, heads=2)(torch.randn(1, 2, 8), None), "context must be a list of tensors"),
+        (lambda: nn.JointAttention([8, 8], 2)(torch.randn(2, 1, 2, 8)), "streams must be a list of tensors"),
+        (lambda: nn.ConcatFusion([8, 8], 2)(torch.randn(2, 1, 8)), "inputs must be a list of tensors, got Tensor"),
+        (lambda: nn.MultiheadAttention(8, 4, dropout="0.1"), "dropout must be a number, got str"),
+    ],
+)
+def test_wrong_type(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

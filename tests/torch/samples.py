@@ -11,7 +11,7 @@ from torch import Tensor
 from mmkernels import _native
 from mmkernels.bias import DecomposedBias, RelativeBias
 from mmkernels.mask import Mask
-from mmkernels.ops.attention import front
+from mmkernels.ops.attention import check, front
 from mmkernels.ops.attention.lowered import Lowered
 
 needs_native = pytest.mark.skipif(not _native.loaded, reason=f"no C++ library: {_native.why_not_loaded}")
@@ -43,7 +43,7 @@ def _call(grad: bool, *, mask: Any = None, bias: Any = None, **options: Any) -> 
 def _segments(grad: bool) -> Lowered:
     query, *rest = tensors((2, 4, 5, 8), (2, 2, 3, 8), (1, 2, 4, 8), (2, 2, 3, 6), (1, 2, 4, 6), grad=grad)
     mask = Mask.key_lengths([torch.tensor([2, 3]), None])
-    return front.lower(query, rest[:2], rest[2:], mask, None, None, None, 0.0, None, None, True)
+    return front.lower(query, rest[:2], rest[2:], mask, None, None, None, 0.0, None, None, check.LISTED)
 
 
 def _varlen(grad: bool) -> Lowered:

@@ -51,6 +51,17 @@ def test_explain_float64_and_named_backends():
         mmk.explain(query, key[0], value)
 
 
+@pytest.mark.parametrize("bias", [torch.randn(5, 7), mmk.RelativeBias(torch.randn(2, 11))], ids=["dense", "relative"])
+def test_a_bias_that_a_backend_cannot_read_goes_to_one_that_can(bias):
+    query, key, value = tensors(*SHAPES)
+    wide = torch.utils._pytree.tree_map(torch.Tensor.double, bias)
+    assert mmk.explain(query, key, value, bias=wide)["backward"].backend == "reference"
+    expected = mmk.attention(query, key, value, bias=bias, backend="reference")
+    torch.testing.assert_close(mmk.attention(query, key, value, bias=wide), expected)
+    with pytest.raises(backend.BackendNotAvailable, match=r"backend='cpu' cannot run .* in torch\.float64"):
+        mmk.attention(query, key, value, bias=wide, backend="cpu")
+
+
 @needs_native
 def test_what_explain_says_is_what_runs(monkeypatch):
     ran = []

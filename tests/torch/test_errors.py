@@ -9,6 +9,7 @@ import mmkernels as mmk
 from tests.torch.samples import needs_native
 
 Q, K, V = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8), torch.zeros(2, 2, 7, 6)
+NESTED, JAGGED = (torch.nested.nested_tensor([K[0], K[1]], layout=kind) for kind in (torch.strided, torch.jagged))
 ENDS = torch.tensor([0, 2, 5], dtype=torch.int32)
 
 
@@ -72,10 +73,16 @@ TYPES = {
     "key dtype": ({"key": K.half()}, "key has dtype torch.float16, expected query's torch.float32"),
     "segment dtype": ({"key": [K, K.double()], "value": [V, V]}, r"key\[1\] has dtype torch.float64"),
     "sparse": ({"query": Q.to_sparse()}, "query has layout torch.sparse_coo"),
+    "nested query": ({"query": NESTED}, "query is a nested tensor: pack it for attention_varlen"),
+    "nested key": ({"key": NESTED}, "key is a nested tensor"),
+    "jagged value": ({"value": JAGGED}, "value is a nested tensor"),
     "mask": ({"mask": "causal"}, "mask must be None, a Mask or a bool tensor, got str"),
     "mask dtype": ({"mask": z(5, 7)}, "mask must be a bool tensor, got dtype torch.float32"),
     "bias": ({"bias": 1.0}, "bias must be a float tensor, RelativeBias, DecomposedBias or None, got float"),
     "bias dtype": ({"bias": z(5, 7, dtype=torch.bool)}, "bias must be a floating point tensor"),
+    "sparse bias": ({"bias": z(5, 7).to_sparse()}, "bias has layout torch.sparse_coo"),
+    "sparse table": ({"bias": mmk.RelativeBias(z(4, 11).to_sparse())}, "bias.table has layout torch.sparse_coo"),
+    "sparse mask": ({"mask": z(5, 7, dtype=torch.bool).to_sparse()}, "mask has layout torch.sparse_coo"),
     "scale": ({"scale": "1"}, "scale must be a number, got str"),
     "scale tensor": ({"scale": torch.tensor(1.0)}, "scale must be a number, got Tensor"),
     "scale bool": ({"scale": True}, "scale must be a number, got bool"),
@@ -117,6 +124,16 @@ VARLEN = {
     "counts": ({"cu_seqlens_k": ENDS[:2]}, ValueError, r"cu_seqlens_k has shape \(2,\), expected .*\(3,\)"),
     "max type": ({"max_seqlen_q": 2.0}, TypeError, "max_seqlen_q must be an int or None, got float"),
     "max value": ({"max_seqlen_k": -1}, ValueError, "max_seqlen_k must not be negative"),
+    "max too small": (
+        {"max_seqlen_q": 1, "bias": z(1, 4, 1, 3)},
+        ValueError,
+        "max_seqlen_q is 1, expected at least the 3 tokens",
+    ),
+    "max too small for a mask": (
+        {"max_seqlen_k": 2, "mask": z(2, 1, 3, 2, dtype=torch.bool)},
+        ValueError,
+        "max_seqlen_k is 2, expected at least the 3 tokens",
+    ),
     "bias": ({"bias": z(2, 4, 2, 3)}, ValueError, r"bias has shape .* expected .*\(2, 4, 3, 3\)"),
     "table": ({"bias": mmk.RelativeBias(z(4, 6))}, ValueError, r"bias.table has shape \(4, 6\), expected .*\(4, 5\)"),
     "mask": ({"mask": mmk.Mask.key_lengths(z(3, dtype=torch.int32))}, ValueError, "lengths"),
@@ -141,9 +158,9 @@ def test_longest_lengths_are_needed_where_they_cannot_be_computed():
 
 
 @needs_native
-@pytest.mark.parametrize("ends", [[0, 6, 5], [1, 2, 5], [0, 2, 4], [0, 2, 6], [-1, 2, 5]])
+@pytest.mark.parametrize("ends", [[0, 6, 5], [1, 2, 5], [0, 2, 4], [0, 2, 6], [-1, 2, 5], [0, 2**32, 5]])
 def test_the_cpu_op_checks_cumulative_lengths(ends):
-    bad = torch.tensor(ends, dtype=torch.int32)
+    bad = torch.tensor(ends)
     with pytest.raises(ValueError, match=r"^cu_seqlens_q"):
         mmk.attention_varlen(**(PACKED | {"cu_seqlens_q": bad}), backend="cpu")
 

@@ -101,9 +101,12 @@ def test_batch_one_query_and_other_sizes():
         ({"keys": torch.zeros(2, 2, 3, 8)}, TypeError, "keys must be a list"),
         ({"queries": []}, ValueError, "queries is an empty list"),
         ({"queries": [torch.zeros(2, 4, 3, 8), torch.zeros(2, 2, 3, 8)]}, ValueError, r"queries\[1\] has shape"),
-        ({"queries": [torch.zeros(2, 4, 3, 8), torch.zeros(3, 4, 3, 8)]}, ValueError, r"queries|key"),
+        ({"queries": [torch.zeros(2, 4, 3, 8), torch.zeros(3, 4, 3, 8)]}, ValueError, r"keys\[1\] .* batch of 3"),
         ({"queries": [torch.zeros(2, 4, 3, 8), torch.zeros(2, 4, 3, 8).half()]}, TypeError, r"queries\[1\] has dtype"),
-        ({"values": [torch.zeros(2, 2, 4, 6)]}, ValueError, "value has 1 segments"),
+        ({"queries": [torch.zeros(2, 3, 3, 8)]}, ValueError, r"queries\[0\] has 3 heads .* heads of keys\[0\]"),
+        ({"values": [torch.zeros(2, 2, 4, 6)]}, ValueError, "values has 1 segments, expected 2, .* of keys"),
+        ({"keys": [torch.zeros(2, 2, 4, 9)] * 2}, ValueError, r"keys\[0\] has shape .* queries\[0\]'s head dimension"),
+        ({"keys": [torch.zeros(2, 2, 4, 8).half()] * 2}, TypeError, r"keys\[0\] has dtype .* queries\[0\]'s"),
     ],
 )
 def test_wrong_arguments(change, error, message):

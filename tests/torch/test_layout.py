@@ -111,6 +111,23 @@ def test_fake_has_the_strides_of_eager(view, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(2, 4, 3, 4), (1, 1, 3, 4), (2, 4, 1, 1)])
+def test_gradients_of_packed_biases_are_dense(shape, backend):
+    """As their fakes are: compiled code asserts it."""
+    query, key, value, bias = tensors((5, 4, D), (7, 4, D), (7, 4, 6), shape, grad=True)
+    ends_q, ends_k = torch.tensor([0, 3, 5], dtype=torch.int32), torch.tensor([0, 4, 7], dtype=torch.int32)
+    out = mmk.attention_varlen(query, key, value, ends_q, ends_k, bias=bias, backend=backend)
+    assert torch.autograd.grad(out.sin().sum(), bias)[0].is_contiguous()
+
+
+def test_strided_cumulative_lengths():
+    query, key, value = tensors((5, 4, D), (5, 4, D), (5, 4, 6))
+    ends = torch.tensor([[0, 9], [3, 9], [5, 9]], dtype=torch.int32)[:, 0]
+    found = [mmk.attention_varlen(query, key, value, e, e) for e in (ends, ends.contiguous())]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_empty_tensors_of_any_strides(backend):
     query = torch.zeros(()).expand(0, H, L, D).requires_grad_()
     key, value = torch.zeros(()).expand(2, 0, 1, 7, D).unbind(0)

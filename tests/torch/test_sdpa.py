@@ -127,6 +127,7 @@ def test_wrong_values(shapes, options, message):
     ],
 )
 def test_wrong_types(options, message):
-    arguments = dict(zip(("query", "key", "value"), tensors(*[(4, 5, 8)] * 3))) | options
-    with pytest.raises(TypeError, match=message):
-        mmk.scaled_dot_product_attention(**arguments)
+    for shape in ((4, 5, 8), (1, 4, 5, 8)):  # the second is one that the short way serves
+        arguments = dict(zip(("query", "key", "value"), tensors(*[shape] * 3))) | options
+        with pytest.raises(TypeError, match=message):
+            mmk.scaled_dot_product_attention(**arguments)

@@ -78,10 +78,10 @@ def attention(
     if mask is None and bias is None and softcap is None and seed is None and dropout_offsets is None:
         if plain.serves(query, key, value, scale, dropout_p, backend):
             return plain.attention(query, key, value, scale, return_lse, backend)  # type: ignore[arg-type]
-    listed = not isinstance(key, Tensor)
+    names = check.SINGLE if isinstance(key, Tensor) else check.LISTED
     keys, values = check.segments_of("key", key), check.segments_of("value", value)
     call = front.lower(
-        query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, listed
+        query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, names
     )  # fmt: skip
     return front.result(front.run(call, backend, return_lse), return_lse)
 
@@ -214,11 +214,11 @@ def explain(
         A dict ``{"forward": Choice, "backward": Choice}``; a ``Choice`` has ``problem``, ``backend`` (a name or None),
         ``why_not`` (sentences by backend) and ``unverified`` (sentences). ``print`` shows it as text.
     """
-    listed = not isinstance(key, Tensor)
+    names = check.SINGLE if isinstance(key, Tensor) else check.LISTED
     keys, values = check.segments_of("key", key), check.segments_of("value", value)
     seed = 0 if seed is None else seed
     call = front.lower(
-        query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, listed
+        query, keys, values, mask, bias, scale, softcap, dropout_p, seed, dropout_offsets, names
     )  # fmt: skip
     directions = ("forward", "backward")
     return backends.Explanation(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmkernels.mask_call import as_int32
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MAX_HEAD_DIM = 512
@@ -15,45 +17,59 @@ ZERO_OFFSETS = (0, 0, 0, 0)
 HUGE = float("inf")
 
 
+class Names(NamedTuple):
+    """What messages call the operands; ``listed``: keys and values are lists, and the segment is named too."""
+
+    query: str = "query"
+    keys: str = "key"
+    values: str = "value"
+    listed: bool = False
+
+
+SINGLE, LISTED = Names(), Names(listed=True)
+
+
 def segments_of(name: str, value: Any) -> list[Tensor]:
     """A tensor, or a list or tuple of at least one tensor, as a list."""
     if isinstance(value, Tensor):
+        check_tensor(name, value)
         return [value]
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{name} must be a tensor or a list of tensors (segments), got {type(value).__name__}")
     if not value:
         raise ValueError(f"{name} is an empty list, expected at least one segment")
     for index, segment in enumerate(value):
-        if not isinstance(segment, Tensor):
-            raise TypeError(f"{name}[{index}] must be a tensor, got {type(segment).__name__}")
+        check_tensor(f"{name}[{index}]", segment)
     return list(value)
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Raise unless the value is a tensor."""
+    """Raise unless the value is a tensor that has one shape."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} is a nested tensor: pack it for attention_varlen, or pad it")
 
 
-def _names(name: str, segments: Sequence[Tensor], listed: bool) -> list[str]:
+def _each(name: str, segments: Sequence[Tensor], listed: bool) -> list[str]:
     return [f"{name}[{index}]" for index in range(len(segments))] if listed else [name]
 
 
-def check_operands(query: Tensor, keys: list[Tensor], values: list[Tensor], listed: bool = False) -> int:
-    """Check query (B, Hq, Lq, D) against keys (B, Hk, Lk, D) and values (B, Hk, Lk, Dv); return the batch.
-
-    ``listed``: keys and values were given as lists, so that messages say which segment is wrong.
-    """
-    key_names, value_names = _names("key", keys, listed), _names("value", values, listed)
-    _check_counts(keys, values)
-    everything = [("query", query), *zip(key_names, keys, strict=True), *zip(value_names, values, strict=True)]
+def check_operands(query: Tensor, keys: list[Tensor], values: list[Tensor], names: Names = SINGLE) -> int:
+    """Check query (B, Hq, Lq, D) against keys (B, Hk, Lk, D) and values (B, Hk, Lk, Dv); return the batch."""
+    if len(keys) != len(values):
+        raise ValueError(
+            f"{names.values} has {len(values)} segments, expected {len(keys)}, one for each segment of {names.keys}"
+        )
+    key_names, value_names = _each(names.keys, keys, names.listed), _each(names.values, values, names.listed)
+    everything = [(names.query, query), *zip(key_names, keys, strict=True), *zip(value_names, values, strict=True)]
     for name, tensor in everything:
         if tensor.dim() != 4:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, expected 4 axes (batch, heads, length, head dimension)"
             )
     _check_common(everything)
-    _check_heads(query, keys, values, key_names, value_names, axis=1)
+    _check_heads(query, keys, values, names)
     batch = 1
     for name, tensor in everything:
         if tensor.shape[0] != 1:
@@ -79,54 +95,49 @@ def check_operands_varlen(query: Tensor, keys: list[Tensor], values: list[Tensor
         if tensor.dim() != 3:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected 3 axes (tokens, heads, head dimension)")
     _check_common(everything)
-    _check_heads(query, keys, values, ["key"], ["value"], axis=1)
+    _check_heads(query, keys, values, SINGLE)
     if key.shape[0] != value.shape[0]:
         raise ValueError(
             f"value has shape {tuple(value.shape)}, expected the {key.shape[0]} tokens of key {tuple(key.shape)}"
         )
 
 
-def _check_counts(keys: list[Tensor], values: list[Tensor]) -> None:
-    if len(keys) != len(values):
-        raise ValueError(f"value has {len(values)} segments, expected {len(keys)}, one for each segment of key")
-
-
 def _check_common(everything: list[tuple[str, Tensor]]) -> None:
-    query = everything[0][1]
+    first, query = everything[0]
     for name, tensor in everything:
         if tensor.dtype not in DTYPES:
             raise TypeError(f"{name} has dtype {tensor.dtype}, expected one of {', '.join(map(str, DTYPES))}")
         if tensor.dtype != query.dtype:
-            raise TypeError(f"{name} has dtype {tensor.dtype}, expected query's {query.dtype}")
+            raise TypeError(f"{name} has dtype {tensor.dtype}, expected {first}'s {query.dtype}")
         if tensor.device != query.device:
-            raise ValueError(f"{name} is on {tensor.device}, expected query's device {query.device}")
+            raise ValueError(f"{name} is on {tensor.device}, expected {first}'s device {query.device}")
         if tensor.layout != torch.strided:
             raise TypeError(f"{name} has layout {tensor.layout}, expected a strided tensor")
 
 
-def _check_heads(
-    query: Tensor, keys: list[Tensor], values: list[Tensor], key_names: list[str], value_names: list[str], axis: int
-) -> None:
-    heads_q, heads_k = query.shape[axis], keys[0].shape[axis]
+def _check_heads(query: Tensor, keys: list[Tensor], values: list[Tensor], names: Names) -> None:
+    """Heads are axis 1, padded or packed."""
+    key_names, value_names = _each(names.keys, keys, names.listed), _each(names.values, values, names.listed)
+    heads_q, heads_k = query.shape[1], keys[0].shape[1]
     head_dim, value_dim = query.shape[-1], values[0].shape[-1]
-    for name, dim, tensor in (("query", head_dim, query), (value_names[0], value_dim, values[0])):
+    for name, dim, tensor in ((names.query, head_dim, query), (value_names[0], value_dim, values[0])):
         if not 1 <= dim <= MAX_HEAD_DIM:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, expected a head dimension from 1 to {MAX_HEAD_DIM}"
             )
     if heads_k == 0 or heads_q % heads_k:
         raise ValueError(
-            f"query has {heads_q} heads (shape {tuple(query.shape)}), expected a multiple of the {heads_k} heads of "
-            f"{key_names[0]} (shape {tuple(keys[0].shape)})"
+            f"{names.query} has {heads_q} heads (shape {tuple(query.shape)}), expected a multiple of the {heads_k} "
+            f"heads of {key_names[0]} (shape {tuple(keys[0].shape)})"
         )
     for name, key in zip(key_names, keys, strict=True):
-        if key.shape[axis] != heads_k:
-            raise ValueError(f"{name} has {key.shape[axis]} heads (shape {tuple(key.shape)}), expected {heads_k}")
+        if key.shape[1] != heads_k:
+            raise ValueError(f"{name} has {key.shape[1]} heads (shape {tuple(key.shape)}), expected {heads_k}")
         if key.shape[-1] != head_dim:
-            raise ValueError(f"{name} has shape {tuple(key.shape)}, expected query's head dimension {head_dim}")
+            raise ValueError(f"{name} has shape {tuple(key.shape)}, expected {names.query}'s head dimension {head_dim}")
     for name, value in zip(value_names, values, strict=True):
-        if value.shape[axis] != heads_k:
-            raise ValueError(f"{name} has {value.shape[axis]} heads (shape {tuple(value.shape)}), expected {heads_k}")
+        if value.shape[1] != heads_k:
+            raise ValueError(f"{name} has {value.shape[1]} heads (shape {tuple(value.shape)}), expected {heads_k}")
         if value.shape[-1] != value_dim:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, expected a head dimension of {value_dim}")
 
@@ -207,7 +218,7 @@ def check_offsets(offsets: Any) -> tuple[int, ...]:
 
 
 def check_cu_seqlens(name: str, value: Any, device: torch.device) -> Tensor:
-    """Cumulative sequence lengths as an int32 tensor of shape (sequences + 1,)."""
+    """Cumulative sequence lengths as a dense int32 tensor of shape (sequences + 1,)."""
     check_tensor(name, value)
     if value.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} has dtype {value.dtype}, expected torch.int32")
@@ -215,7 +226,7 @@ def check_cu_seqlens(name: str, value: Any, device: torch.device) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected (sequences + 1,)")
     if value.device != device:
         raise ValueError(f"{name} is on {value.device}, expected query's device {device}")
-    return value if value.dtype == torch.int32 else value.to(torch.int32)
+    return as_int32(value).contiguous()
 
 
 def check_max_seqlen(name: str, value: Any) -> int | None:

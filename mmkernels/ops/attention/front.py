@@ -40,14 +40,14 @@ def autocast_operands(
     return (query, keys, values) if dtype is None else routing.autocast_operands(dtype, query, keys, values)
 
 
-def batch_of(query: Tensor, keys: list[Tensor], values: list[Tensor], listed: bool) -> int:
+def batch_of(query: Tensor, keys: list[Tensor], values: list[Tensor], names: check.Names) -> int:
     """``check_operands``, remembered for plain tensors in eager mode."""
     if torch.compiler.is_compiling() or type(query) not in routing.PLAIN_TYPES:
-        return check.check_operands(query, keys, values, listed)
+        return check.check_operands(query, keys, values, names)
     facts = (len(keys), *((x.shape, x.dtype, x.device, x.layout) for x in (query, *keys, *values)))
     batch = _BATCHES.get(facts)
     if batch is None:
-        batch = check.check_operands(query, keys, values, listed)
+        batch = check.check_operands(query, keys, values, names)
         if len(_BATCHES) >= _MOST_BATCHES:
             _BATCHES.clear()
         _BATCHES[facts] = batch
@@ -71,14 +71,14 @@ def lower_seed(seed: Any, dropout_p: float, device: torch.device) -> Tensor | No
 
 def lower(
     query: Tensor, keys: list[Tensor], values: list[Tensor], mask: Any, bias: Any, scale: Any, softcap: Any,
-    dropout_p: Any, seed: Any, offsets: Any, listed: bool = False, rows: tuple[int, int] | None = None,
+    dropout_p: Any, seed: Any, offsets: Any, names: check.Names = check.SINGLE, rows: tuple[int, int] | None = None,
 ) -> Lowered:  # fmt: skip
     """Check the arguments of a padded call and lower them.
 
     ``rows`` is the (batch, query length) that mask and bias are lowered against; None takes the operands' own.
     """
     query, keys, values = autocast_operands(query, keys, values)
-    batch = batch_of(query, keys, values, listed)
+    batch = batch_of(query, keys, values, names)
     q_len = query.shape[2]
     if rows is not None:
         batch, q_len = rows
@@ -139,14 +139,17 @@ def lower_varlen(
 
 
 def _longest(name: str, given: int | None, cu_seqlens: Tensor, why: str) -> int:
-    if given is not None:
-        return given
     if not masks.values_may_be_read(cu_seqlens):
-        raise ValueError(
-            f"{name} must be given with {why}: it can only be computed from cu_seqlens on the CPU in eager mode"
-        )
+        if given is None:
+            raise ValueError(
+                f"{name} must be given with {why}: it can only be computed from cu_seqlens on the CPU in eager mode"
+            )
+        return given
     lengths = cu_seqlens.diff()
-    return max(int(lengths.max()), 0) if lengths.numel() else 0
+    longest = max(int(lengths.max()), 0) if lengths.numel() else 0
+    if given is not None and given < longest:
+        raise ValueError(f"{name} is {given}, expected at least the {longest} tokens of the longest sequence")
+    return longest if given is None else given
 
 
 def run(call: Lowered, backend: str | None, return_lse: bool) -> tuple[Tensor, Tensor | None]:

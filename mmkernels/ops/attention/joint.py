@@ -44,13 +44,14 @@ def lower_joint(
     """One lowered call per query segment; mask, bias and seed are lowered once for the concatenated query axis."""
     batch = 1
     for index, query in enumerate(queries):
-        own = front.batch_of(*front.autocast_operands(query, keys, values), True)
+        names = check.Names(f"queries[{index}]", "keys", "values", listed=True)
+        own = front.batch_of(*front.autocast_operands(query, keys, values), names)
         if own != 1 and batch != 1 and batch != own:
             raise ValueError(f"queries[{index}] has shape {tuple(query.shape)}, expected a batch of {batch} or 1")
         batch = own if batch == 1 else batch
     total = sum(query.shape[2] for query in queries)
     whole = front.lower(
-        queries[0], keys, values, mask, bias, scale, softcap, dropout_p, seed, offsets, True, rows=(batch, total)
+        queries[0], keys, values, mask, bias, scale, softcap, dropout_p, seed, offsets, check.LISTED, (batch, total)
     )  # fmt: skip
     k_len = sum(key.shape[2] for key in keys)
     calls, first = [], 0
@@ -66,7 +67,7 @@ def _slice_rows(call: Lowered, first: int, query: Tensor, k_len: int) -> Lowered
 
     Mask, bias and the dropout's query offset are those of its rows; ``k_len`` is the length of the whole key axis.
     """
-    count, total = query.shape[2], call.relative_zero + 1
+    count = query.shape[2]
 
     def rows(tensor: Tensor, axis: int) -> Tensor:
         return tensor if tensor.shape[axis] == 1 else tensor.narrow(axis, first, count)
@@ -77,7 +78,7 @@ def _slice_rows(call: Lowered, first: int, query: Tensor, k_len: int) -> Lowered
     bias, zero = list(call.bias), call.relative_zero
     if call.bias_kind == BIAS_RELATIVE:
         # Row i of the segment is row first + i of the whole: entry key - i - first + Lq - 1.
-        width = max(count + k_len - 1, 0)
+        total, width = call.relative_zero + 1, max(count + k_len - 1, 0)
         bias, zero = [bias[0].narrow(1, max(total - first - count, 0), width)], count - 1
     elif bias:
         bias = [rows(part, 2) for part in bias]

@@ -113,7 +113,7 @@ class Pairs:
             return [sums.sum_to_size(table.shape).to(table.dtype)]
         if call.bias_kind != BIAS_DECOMPOSED:
             dense = call.bias[0]
-            return [self._collect(d_logits, dense.shape).sum_to_size(dense.shape).to(dense.dtype)]
+            return [self._collect(d_logits, dense.shape).sum_to_size(dense.shape).to(dense.dtype).contiguous()]
         rel_h, rel_w = call.bias
         kh, kw = rel_h.shape[-1], rel_w.shape[-1]
         shape = (*torch.broadcast_shapes(rel_h.shape[:3], rel_w.shape[:3]), kh * kw)

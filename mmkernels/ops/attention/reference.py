@@ -10,7 +10,6 @@ torch's autograd instead and so serves second derivatives, forward mode and torc
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from mmkernels.layout import dense_strides_like, empty_gradient, empty_like_query
 from mmkernels.ops.attention.lowered import Lowered
 from mmkernels.ops.attention.pairs import Pairs, all_finite
+from mmkernels.precision import autocast_off
 
 INF = float("inf")
 
@@ -36,7 +36,7 @@ def forward(call: Lowered, with_lse: bool = True) -> tuple[Tensor, Tensor | None
         out like the query, (B, Hq, Lq, Dv) or varlen (T, Hq, Dv), dense in the query's order of axes;
         lse (B, Hq, Lq) or varlen (Hq, T), fp32, fp64 for fp64 inputs; None where it is not wanted.
     """
-    with torch.no_grad(), _without_autocast(call.query):
+    with torch.no_grad(), autocast_off(call.query.device.type):
         out, lse = _attend(call, differentiable=False, with_lse=with_lse)
         result = empty_like_query(call.query, out.shape[-1])
         same = result.dtype == out.dtype and result.stride() == out.stride()
@@ -53,7 +53,7 @@ def differentiable_forward(*lowered: Any, need_lse: bool = True) -> tuple[Tensor
         need_lse: False leaves lse out (None), and its cost.
     """
     call = Lowered(*lowered)
-    with _without_autocast(call.query):
+    with autocast_off(call.query.device.type):
         out, lse = _attend(call, differentiable=True, with_lse=need_lse)
         return _in_order_of(call.query, out.to(call.query.dtype)), lse
 
@@ -70,7 +70,7 @@ def backward(
         (grad_query, grad_keys, grad_values, grad_bias), in their tensors' shapes and dtypes; what is not needed is a
         tensor of shape (0,) or an empty list.
     """
-    with torch.no_grad(), _without_autocast(call.query):
+    with torch.no_grad(), autocast_off(call.query.device.type):
         return _gradients(grad_out, grad_lse, call, out, lse, needs)
 
 
@@ -94,13 +94,6 @@ def isolated_matmul(weights: Tensor, values: Tensor, visible: Tensor | None) -> 
     hit = nan | up | down
     row = torch.where(hit, poison * torch.where(total == 0, 1.0, total), 0.0)
     return weights @ clean + row
-
-
-def _without_autocast(query: Tensor) -> Any:
-    kind = query.device.type
-    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()
 
 
 def _in_order_of(query: Tensor, out: Tensor) -> Tensor:

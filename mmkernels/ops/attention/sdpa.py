@@ -41,7 +41,8 @@ def scaled_dot_product_attention(
     Raises:
         TypeError, ValueError: naming the argument, before anything runs.
     """
-    if attn_mask is None and is_causal is False and plain.serves(query, key, value, scale, dropout_p, None):
+    plainly = attn_mask is None and is_causal is False and isinstance(enable_gqa, bool)
+    if plainly and plain.serves(query, key, value, scale, dropout_p, None):
         if query.dim() == key.dim() == value.dim() == 4 and query.shape[1] == key.shape[1] == value.shape[1]:
             return plain.attention(query, key, value, scale, False, None)
     for name, tensor in (("query", query), ("key", key), ("value", value)):

@@ -109,6 +109,8 @@ def _check_embeddings(image: Tensor, text: Tensor) -> None:
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in FLOATING:
             raise TypeError(f"{name} has dtype {tensor.dtype}, expected one of {FLOATING}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} has layout {tensor.layout}, expected a strided tensor")
         if tensor.dim() != 2:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected two axes (pairs, features)")
     if text.dtype != image.dtype:

@@ -49,7 +49,8 @@ def contrastive_loss(
     label_smoothing: float,
     reduction: str,
 ) -> Tensor:
-    """The loss from the whole matrix of logits, differentiable to any order."""
+    """The loss from the whole matrix of logits, differentiable to any order; raises as `forward` does."""
+    check_targets(targets, text.shape[0])
     rows, columns = image.shape[0], text.shape[0]
     logits = matmul(image, text.t(), image.dtype) * logit_scale
     positive = positives(targets, columns, 0, rows, image.device)

@@ -12,6 +12,10 @@ def check_targets(targets: Tensor | None, columns: int) -> None:
     """Raise for an index that is no column; on the CPU, where no synchronisation is paid for it."""
     if targets is None or targets.dtype == torch.bool or targets.device.type != "cpu" or targets.numel() == 0:
         return
+    # Tensors of a graph in the making have no values to read, and those of torch.vmap not one each.
+    tracing = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if tracing or torch._C._functorch.is_functorch_wrapped_tensor(targets):
+        return
     largest = int(targets.max())
     if largest >= columns:
         raise ValueError(f"targets holds the index {largest}, expected at most {columns - 1} (negative: no positive)")

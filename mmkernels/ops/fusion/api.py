@@ -116,6 +116,8 @@ def _check_tensor(name: str, tensor: Any, first: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name} has dtype {tensor.dtype}, expected one of {FLOATING}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} has layout {tensor.layout}, expected a strided tensor")
     if tensor.device != first.device:
         raise ValueError(f"{name} is on {tensor.device}, but inputs[0] is on {first.device}")
 

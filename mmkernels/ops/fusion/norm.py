@@ -71,7 +71,7 @@ def lower_norm(
         raise TypeError(f"norm must be a LayerNorm or RMSNorm of mmkernels or torch.nn, got {type(norm).__name__}")
     if width == 0:
         raise ValueError("norm needs at least one feature, but every input has a last axis of size 0")
-    if not isinstance(eps, (int, float)) or eps < 0:
+    if not isinstance(eps, (int, float)) or not eps >= 0:
         raise ValueError(f"norm.eps must be a number of at least 0, got {eps!r}")
     for name, parameter in (("norm.weight", norm.weight), ("norm.bias", bias)):
         if parameter is None:

@@ -275,10 +275,9 @@ def backward(
         grad_g = torch.empty_like(norm_weight, memory_format=torch.contiguous_format)
     parts = slices(inputs, weight, norm_weight, norm_bias, grad_weight, grad_g)
     for i, (x, w, g, b, grad_w, grad_g_part) in enumerate(parts):
-        own_rows = (*x.shape[:-1], out)
-        p = matrix(sum_to(dzr, own_rows))
         if not (needs_input[i] or needs_weight or needs_g):
             continue
+        p = matrix(sum_to(dzr, (*x.shape[:-1], out)))
         left, shift = centre(x, norm_kind, mean, rows)
         if needs_input[i]:
             dx = matmul(p, scaled(w, g), weight.dtype).view(x.shape)
