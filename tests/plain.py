@@ -51,12 +51,20 @@ def view_with_gradient(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
+def _widen(inputs: Inputs, name: str, tensor: Tensor) -> Tensor:
+    """A leaf in fp64; a bias of fp16's least number stands for the least there is, as it does in fp16 arithmetic."""
+    wide = tensor.detach().double()
+    if name.startswith("bias") and tensor.dtype == torch.float16 and not isinstance(inputs.bias, mmk.DecomposedBias):
+        wide[wide == torch.finfo(torch.float16).min] = torch.finfo(torch.float32).min
+    return wide
+
+
 def evaluate(
     inputs: Inputs, d_outputs: Mapping[str, Tensor], dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """The same results as `run`, in plain torch computed in `dtype`; in fp64 also `Plane.terms` of each result."""
     terms = dtype == torch.float64
-    leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in inputs.leaves().items()}
+    leaves = {name: _widen(inputs, name, tensor).to(dtype).requires_grad_() for name, tensor in inputs.leaves().items()}
     planes = _planes(inputs.replaced(leaves))
     outputs = _outputs(inputs, [plane.attend() for plane in planes])
     # lse of an empty row has no gradient, whatever the cotangent says.

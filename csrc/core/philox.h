@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //
 // Templated on the word: a uint32_t (one CUDA thread, one scalar) or a vector of them (one CPU lane each), for which
-// `multiply_wide(word, uint32_t, high&, low&)` and the operators ^ and + exist.
+// `multiply_wide(word, uint32_t, high&, low&)` and ^ with a word or a uint32_t exist.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,6 @@
 // threads. Nothing larger than tiles, O(rows) statistics and (whole pass) dk and dv in fp32 is kept.
 // Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
 
-#include "backward_accumulate.h"
 #include "backward_passes.h"
 #include "kernels.h"
 #include "parallel.h"

@@ -3,7 +3,6 @@
 // dk and dv of all keys of the item stay in fp32 scratch while the tiles of rows go by, so that every element is the
 // same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass.
 
-#include "backward_accumulate.h"
 #include "backward_passes.h"
 #include "parallel.h"
 
@@ -69,8 +68,9 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
     to.query_chunk = arena.take(dq_floats);
     float* dk = arena.take(plan.longest_k * dk_width * batches);
     float* dv = arena.take(plan.longest_k * dv_width * batches);
-    float* dk_chunk = arena.take(plan.longest_k * dk_width * batches);
-    float* dv_chunk = arena.take(plan.longest_k * dv_width * batches);
+    const bool one_chunk = plan.one_chunk();
+    float* dk_chunk = one_chunk ? dk : arena.take(plan.longest_k * dk_width * batches);
+    float* dv_chunk = one_chunk ? dv : arena.take(plan.longest_k * dv_width * batches);
     int64_t* chunk_of = reinterpret_cast<int64_t*>(arena.take(2 * plan.blocks() * batches));
     Strip strips[2];
     for (int part = 0; part < 2; ++part) {
@@ -84,8 +84,10 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
       const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
       clear(dk, plan.longest_k * dk_width * batches);
       clear(dv, plan.longest_k * dv_width * batches);
-      clear(dk_chunk, plan.longest_k * dk_width * batches);
-      clear(dv_chunk, plan.longest_k * dv_width * batches);
+      if (!one_chunk) {
+        clear(dk_chunk, plan.longest_k * dk_width * batches);
+        clear(dv_chunk, plan.longest_k * dv_width * batches);
+      }
       for (int64_t block = 0; block < plan.blocks() * batches; ++block) chunk_of[block] = -1;
       for (Strip& strip : strips) {
         if (strip.sums) strip.reset();
@@ -123,7 +125,7 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
       for (int64_t b = 0; b < batches; ++b) {
         const Sequence sequence = sequence_of(p, first_batch + b);
         aim_at(b);
-        add_key_chunks(p, sequence.len_k, to);
+        if (!one_chunk) add_key_chunks(p, sequence.len_k, to);
         for (int s = 0; s < p.num_segments; ++s) {
           const Segment& segment = p.segments[s];
           const int64_t keys = segment_length(p, sequence, s), row = b * plan.longest_k + segment.offset;

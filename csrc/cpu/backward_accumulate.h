@@ -12,12 +12,12 @@ constexpr int64_t kKeyChunkRows = 256;  // a longer fp32 chain of terms of one s
 
 /// Where the sums go; nullptr: not wanted.
 struct Targets {
-  float *query = nullptr, *query_chunk = nullptr;  // [feature][row] of the tile: total, and the chunk under way
-  float *key = nullptr, *value = nullptr;          // [key - first_key][feature], features padded to whole vectors
-  float *key_chunk = nullptr, *value_chunk = nullptr;
-  int64_t* chunk_of = nullptr;  // per block of keys: which rows its chunks hold
-  int64_t first_key = 0;        // on the concatenated axis
-  int64_t first_block = 0;      // index of the first block in chunk_of, as block_index counts
+  float *query = nullptr, *query_chunk = nullptr;      // [feature][row] of the tile: total, and the chunk under way
+  float *key = nullptr, *value = nullptr;              // [key - first_key][feature], features padded to whole vectors
+  float *key_chunk = nullptr, *value_chunk = nullptr;  // the same as key and value where there is but one chunk
+  int64_t* chunk_of = nullptr;                         // per block of keys: which rows its chunks hold
+  int64_t first_key = 0;                               // on the concatenated axis
+  int64_t first_block = 0;                             // index of the first block in chunk_of, as block_index counts
   BiasPart bias[2];
   float* strip[2] = {nullptr, nullptr};  // with a row axis: [row of the tile][entry]
 };
@@ -92,7 +92,7 @@ inline void add_products(const AttentionProblem& p, const RowTile& tile, int seg
     const int64_t chunk = row_chunk(p, tile, begin);
     int end = last;
     while (row_chunk(p, tile, end - 1) != chunk) --end;  // rows are in order of their chunks
-    if (chunk != current) add_key_chunk(p, keys, offset, to);
+    if (chunk != current && current >= 0) add_key_chunk(p, keys, offset, to);
     current = chunk;
     const int32_t* seen = visible ? visible + (begin - first) : nullptr;
     if (to.key) {
@@ -177,8 +177,8 @@ inline void write_query(const AttentionProblem& p, const RowTile& tile, const fl
 inline void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
                        const float* from) {
   for (int32_t j = 0; j < keys; ++j) {
-    narrow_run(from + j * round_up(dim, kLanes), dim, const_cast<char*>(row_of(grad, batch, head, row + j)),
-               grad.dtype);
+    char* to = const_cast<char*>(row_of(grad, batch, head, row + j));
+    narrow_run(from + j * round_up(dim, kLanes), dim, to, grad.dtype);
   }
 }
 

@@ -1,7 +1,7 @@
 // The passes of the backward that stand in files of their own.
 #pragma once
 
-#include "backward_bias.h"
+#include "backward_accumulate.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -35,8 +35,10 @@ struct WholePass {
   }
   int64_t batches() const { return all_batches ? p.batch : 1; }
   int64_t blocks() const { return longest_k / kBlockKeys + p.num_segments + 1; }
+  /// All rows that a key meets are of one chunk (backward_accumulate.h): its sum is the total.
+  bool one_chunk() const { return p.heads_q == p.heads_k && longest_q <= kKeyChunkRows; }
   /// dk and dv of an item: totals, chunks, and which rows each block's chunk holds.
-  int64_t key_floats() const { return (2 * longest_k * width + 2 * blocks()) * batches(); }
+  int64_t key_floats() const { return ((one_chunk() ? 1 : 2) * longest_k * width + 2 * blocks()) * batches(); }
   int64_t strip_floats(int part) const {
     if (!owns_bias[part]) return 0;
     const int64_t* size = p.bias.size[part];

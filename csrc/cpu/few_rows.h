@@ -156,18 +156,19 @@ inline void finish_logits(const AttentionProblem& p, const RowTile& tile, KeyBlo
 inline void fill_dropout(const AttentionProblem& p, const RowTile& tile, const KeyBlock& block, Scratch& scratch) {
   const Dropout& d = p.dropout;
   const int64_t first = p.segments[block.segment].offset + block.first + d.offset[3];
-  const Word batch = splat(static_cast<uint32_t>(tile.sequence.batch + d.offset[0]));
+  const SplitWord batch = split(splat(static_cast<uint32_t>(tile.sequence.batch + d.offset[0])));
   for (int r = 0; r < tile.rows; ++r) {
-    const Word query = splat(static_cast<uint32_t>(tile.query[r] + d.offset[2]));
-    const Word head = splat(static_cast<uint32_t>(tile.head[r] + d.offset[1]));
+    const SplitWord query = split(splat(static_cast<uint32_t>(tile.query[r] + d.offset[2])));
+    const SplitWord head = split(splat(static_cast<uint32_t>(tile.head[r] + d.offset[1])));
     for (int64_t group = first / 4; group * 4 < first + block.keys; group += kLanes) {
       const Word key = (Word)(splat(static_cast<int32_t>(static_cast<uint32_t>(group))) + lane_indices());
-      const PhiloxBlock<Word> random = philox4x32<Word>({{key, query, head, batch}}, d.key0, d.key1);
-      for (int lane = 0; lane < kLanes; ++lane) {
-        for (int w = 0; w < 4; ++w) {
+      const PhiloxBlock<SplitWord> random = philox4x32<SplitWord>({{split(key), query, head, batch}}, d.key0, d.key1);
+      for (int w = 0; w < 4; ++w) {
+        const Word word = join(random.word[w]);
+        for (int lane = 0; lane < kLanes; ++lane) {
           const int64_t j = (group + lane) * 4 + w - first;
           if (j < 0 || j >= block.keys) continue;
-          scratch.keep[r * kKeyStride + j] = random.word[w][lane] >= d.threshold ? d.keep_scale : 0.0f;
+          scratch.keep[r * kKeyStride + j] = word[lane] >= d.threshold ? d.keep_scale : 0.0f;
         }
       }
     }
@@ -272,7 +273,7 @@ inline void finish(const AttentionProblem& p, const RowTile& tile, const State& 
   const int64_t width = row_width(p);
   for (int r = 0; r < tile.rows; ++r) {
     float* row = total.acc + r * width;
-    for (int64_t d = 0; d < width; d += kLanes) store(row + d, times(load(row + d), scratch.factor[r]));
+    for (int64_t d = 0; d < width; d += kLanes) store(row + d, load(row + d) * splat(scratch.factor[r]));
     const char* to = row_of(p.out, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
     narrow_run(row, p.dim_v, const_cast<char*>(to), p.out.dtype);
   }

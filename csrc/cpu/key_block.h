@@ -1,6 +1,8 @@
 // What a block of keys means to a slice of query rows: visibility, bias, logits, dropout. Lanes are rows.
 #pragma once
 
+#include <cfloat>
+
 #include "../core/philox.h"
 #include "tile.h"
 
@@ -100,6 +102,12 @@ inline TileClass classify_mask(const Slice& slice, const KeyBlock& block) {
 
 // ---- bias ----
 
+/// fp16's least number becomes fp32's: beside either, a logit is lost, and a row of nothing else is uniform.
+inline void widen_least(DType dtype, int64_t keys, float* bias) {
+  if (dtype != DType::kFloat16) return;
+  for (int64_t j = 0; j < keys; ++j) bias[j] = bias[j] == -65504.0f ? -FLT_MAX : bias[j];
+}
+
 /// Bias of one row for keys [key, key + keys) of the concatenated axis.
 inline void bias_row(const AttentionProblem& p, int64_t batch, int64_t head, int64_t query, int64_t key, int64_t keys,
                      float* to) {
@@ -114,9 +122,11 @@ inline void bias_row(const AttentionProblem& p, int64_t batch, int64_t head, int
         widen_run(at(bias.part[0], bias.dtype[0], row + (key + j) * s[3]), bias.dtype[0], 1, 1.0f, to + j);
       }
     }
+    widen_least(bias.dtype[0], keys, to);
   } else if (bias.kind == BiasKind::kRelative) {
     const int64_t first = head * s[1] + key - query + bias.zero;
     widen_run(at(bias.part[0], bias.dtype[0], first), bias.dtype[0], keys, 1.0f, to);
+    widen_least(bias.dtype[0], keys, to);
   } else {
     const int64_t* t = bias.stride[1];
     const int64_t width = bias.size[1][3];
@@ -218,16 +228,18 @@ inline void fill_dropout(const AttentionProblem& p, const RowTile& tile, const S
   const Dropout& d = p.dropout;
   const int64_t first = p.segments[block.segment].offset + block.first + d.offset[3];
   for (int v = 0; v < slice.vectors; ++v) {
-    const Word query = (Word)load(tile.query + slice.first + v * kLanes) + splat(static_cast<uint32_t>(d.offset[2]));
-    const Word head = (Word)load(tile.head + slice.first + v * kLanes) + splat(static_cast<uint32_t>(d.offset[1]));
-    const Word batch = splat(static_cast<uint32_t>(tile.sequence.batch + d.offset[0]));
+    const SplitWord query =
+        split((Word)load(tile.query + slice.first + v * kLanes) + splat(static_cast<uint32_t>(d.offset[2])));
+    const SplitWord head =
+        split((Word)load(tile.head + slice.first + v * kLanes) + splat(static_cast<uint32_t>(d.offset[1])));
+    const SplitWord batch = split(splat(static_cast<uint32_t>(tile.sequence.batch + d.offset[0])));
     for (int64_t group = first / 4; group * 4 < first + block.keys; ++group) {
-      const PhiloxBlock<Word> random =
-          philox4x32<Word>({{splat(static_cast<uint32_t>(group)), query, head, batch}}, d.key0, d.key1);
+      const PhiloxBlock<SplitWord> random =
+          philox4x32<SplitWord>({{split(splat(static_cast<uint32_t>(group))), query, head, batch}}, d.key0, d.key1);
       for (int w = 0; w < 4; ++w) {
         const int64_t j = group * 4 + w - first;
         if (j < 0 || j >= block.keys) continue;
-        const Int kept = (Int)(random.word[w] >= splat(d.threshold));
+        const Int kept = (Int)(join(random.word[w]) >= splat(d.threshold));
         store(keep + j * kRowStride + v * kLanes, select(kept, splat(d.keep_scale), splat(0.0f)));
       }
     }

@@ -44,18 +44,23 @@ inline void widen_run(const void* from, DType dtype, int64_t count, float factor
   }
 }
 
-/// to[i] = from[i], rounded to the tensor's type.
+/// to[i] = from[i], rounded to the tensor's type. -0 becomes +0: a sum that underflowed equals one that started from 0.
 inline void narrow_run(const float* from, int64_t count, void* to, DType dtype) {
   if (dtype == DType::kFloat32) {
-    memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    float* p = static_cast<float*>(to);
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(p + i, load(from + i) + splat(0.0f));
+    for (; i < count; ++i) p[i] = from[i] + 0.0f;
     return;
   }
   uint16_t* p = static_cast<uint16_t*>(to);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) *reinterpret_cast<HalfUnaligned*>(p + i) = narrow(load(from + i), dtype);
+  for (; i + kLanes <= count; i += kLanes) {
+    *reinterpret_cast<HalfUnaligned*>(p + i) = narrow(load(from + i) + splat(0.0f), dtype);
+  }
   if (i < count) {
     Float rest = splat(0.0f);
-    for (int64_t j = i; j < count; ++j) rest[j - i] = from[j];
+    for (int64_t j = i; j < count; ++j) rest[j - i] = from[j] + 0.0f;
     const Half half = narrow(rest, dtype);
     for (int64_t j = i; j < count; ++j) p[j] = half[j - i];
   }

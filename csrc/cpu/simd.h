@@ -49,7 +49,6 @@ typedef int32_t Int __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Word __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Half __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t Byte __attribute__((vector_size(kLanes)));
-typedef uint64_t WideWord __attribute__((vector_size(kLanes * 8)));
 typedef Float FloatUnaligned __attribute__((aligned(4), may_alias));
 typedef Int IntUnaligned __attribute__((aligned(4), may_alias));
 typedef Half HalfUnaligned __attribute__((aligned(2), may_alias));
@@ -134,23 +133,28 @@ inline bool any(Int condition) {
 }
 inline Int not_finite(Float x) { return ((Int)x & 0x7f800000) == 0x7f800000; }
 
-/// 32 x 32 -> 64 bit product of every lane with one word, for Philox.
-inline void multiply_wide(Word a, uint32_t b, Word& high, Word& low) {
+/// A Word as two vectors of 64-bit lanes whose low halves are its even and its odd lanes, the high halves anything: a
+/// 32 x 32 -> 64 bit product is then one instruction, and its high half one shift.
+struct SplitWord {
+  typedef uint64_t Lanes __attribute__((vector_size(kLanes * 4)));
+  Lanes even, odd;
+};
+inline SplitWord split(Word w) { return {(SplitWord::Lanes)w, (SplitWord::Lanes)w >> 32}; }
+inline Word join(SplitWord w) { return (Word)((w.even & 0xffffffff) | (w.odd << 32)); }
+inline SplitWord operator^(SplitWord a, SplitWord b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
+inline SplitWord operator^(SplitWord a, uint32_t b) { return {a.even ^ b, a.odd ^ b}; }
+inline SplitWord::Lanes multiply_low(SplitWord::Lanes a, uint32_t b) {
 #if MMK_AVX512
-  const __m512i m = _mm512_set1_epi32(static_cast<int>(b));
-  const __m512i even = _mm512_mul_epu32((__m512i)a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), m);
-  high = (Word)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-  low = (Word)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  return (SplitWord::Lanes)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
 #elif MMK_AVX2
-  const __m256i m = _mm256_set1_epi32(static_cast<int>(b));
-  const __m256i even = _mm256_mul_epu32((__m256i)a, m), odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), m);
-  high = (Word)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-  low = (Word)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  return (SplitWord::Lanes)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
 #else
-  const WideWord product = __builtin_convertvector(a, WideWord) * static_cast<uint64_t>(b);
-  high = __builtin_convertvector(product >> 32, Word);
-  low = __builtin_convertvector(product, Word);
+  return (a & 0xffffffff) * b;
 #endif
+}
+inline void multiply_wide(SplitWord a, uint32_t b, SplitWord& high, SplitWord& low) {
+  low = {multiply_low(a.even, b), multiply_low(a.odd, b)};
+  high = {low.even >> 32, low.odd >> 32};
 }
 
 // ---- exponential and tanh ----

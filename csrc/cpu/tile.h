@@ -155,9 +155,6 @@ inline void pack_rows(const TensorView& t, const RowTile& tile, int64_t dim, flo
   if (transposed) transpose(rows, padded_dim, tile.padded, padded_dim, transposed, kRowStride);
 }
 
-/// Adding 0 makes +0 of a product that underflowed to -0, as merging with an empty state would.
-inline Float times(Float element, float factor) { return multiply_add(element, splat(factor), splat(0.0f)); }
-
 /// Writes [feature][row], each row times its factor, to the rows of a tensor; `rows` is scratch.
 inline void unpack_rows(const float* transposed, const float* factor, const RowTile& tile, int64_t dim,
                         const TensorView& t, float* rows) {
@@ -165,7 +162,7 @@ inline void unpack_rows(const float* transposed, const float* factor, const RowT
   transpose(transposed, kRowStride, padded_dim, tile.padded, rows, padded_dim);
   for (int r = 0; r < tile.rows; ++r) {
     float* row = rows + r * padded_dim;
-    for (int64_t d = 0; d < padded_dim; d += kLanes) store(row + d, times(load(row + d), factor[r]));
+    for (int64_t d = 0; d < padded_dim; d += kLanes) store(row + d, load(row + d) * splat(factor[r]));
     char* to =
         const_cast<char*>(row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]));
     narrow_run(row, dim, to, t.dtype);

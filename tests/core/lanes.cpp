@@ -30,10 +30,17 @@ void narrow(const float* x, uint16_t* y, int64_t count) {
 
 void philox(const uint32_t* counter, uint32_t key0, uint32_t key1, uint32_t* words, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) {
-    PhiloxBlock<Word> block;
-    for (int w = 0; w < 4; ++w) memcpy(&block.word[w], counter + w * count + i, sizeof(Word));
+    PhiloxBlock<SplitWord> block;
+    for (int w = 0; w < 4; ++w) {
+      Word word;
+      memcpy(&word, counter + w * count + i, sizeof word);
+      block.word[w] = split(word);
+    }
     block = philox4x32(block, key0, key1);
-    for (int w = 0; w < 4; ++w) memcpy(words + w * count + i, &block.word[w], sizeof(Word));
+    for (int w = 0; w < 4; ++w) {
+      const Word word = join(block.word[w]);
+      memcpy(words + w * count + i, &word, sizeof word);
+    }
   }
 }
 

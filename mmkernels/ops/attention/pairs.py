@@ -64,7 +64,8 @@ class Pairs:
         call = self.call
         if call.bias_kind == BIAS_NONE:
             return None
-        tensors = [_widen(tensor, self.dtype) for tensor in call.bias]
+        whole = call.bias_kind != BIAS_DECOMPOSED  # two least numbers would add up to -inf
+        tensors = [_widen(tensor, self.dtype, whole) for tensor in call.bias]
         if call.bias_kind == BIAS_RELATIVE:
             return tensors[0][:, self._distance(tensors[0].shape[1])][None]
         dense = decomposed_to_dense(*tensors) if call.bias_kind == BIAS_DECOMPOSED else tensors[0]
@@ -173,11 +174,19 @@ def _places(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     return sequence, (index - cu_seqlens[sequence]).long(), inside
 
 
-def _widen(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """To the accumulation dtype; a finite fp64 number stays finite in fp32, because -inf would mask its pair."""
+def _widen(tensor: Tensor, dtype: torch.dtype, whole: bool) -> Tensor:
+    """To the accumulation dtype; a finite fp64 number stays finite in fp32, because -inf would mask its pair.
+
+    The least number of fp16, where it is the whole bias, becomes the least of `dtype`: beside either a logit is lost, and
+    a row of nothing else is uniform.
+    """
     if tensor.dtype == torch.float64 and dtype != torch.float64:
         limit = torch.finfo(dtype).max
         tensor = torch.where(tensor.isinf(), tensor, tensor.clamp(-limit, limit))
+    if tensor.dtype == torch.float16 and whole:
+        wide = tensor.to(dtype)
+        least = (wide.detach() == torch.finfo(torch.float16).min).to(dtype)
+        return wide + least * torch.finfo(dtype).min  # a sum: the gradient passes
     return tensor.to(dtype)
 
 
