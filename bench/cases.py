@@ -48,6 +48,10 @@ class Case:
         """A name, stable from run to run."""
         return f"{self.problem.name} | {SHORT[self.dtype]} | {self.direction}"
 
+    def on(self, device: str) -> Case:
+        """The same on another device."""
+        return replace(self, device=device)
+
     def call(self, seed: int = 0) -> Call:
         """Its operands."""
         return make_call(self.problem, self.dtype, self.backward, seed, self.device)

@@ -1,11 +1,11 @@
-"""Measure the cases beside the peers, print tables, save every sample.
+"""Measure attention beside its peers: tables, every sample as JSON, a report with plots.
 
-    python -m bench                          every case, about 15 minutes on 2 cores
-    python -m bench --quick                  a dozen cases in about a minute
+    python -m bench                          every case, about 25 minutes on 2 cores
+    python -m bench --quick                  nine problems, about 3 minutes
     python -m bench --groups "fp32 forward" --providers mmkernels SDPA
-    python -m bench --compare old.json       what got slower or faster than in an earlier run; exits 1 on the former
-    python -m bench --isa avx2               every library limited to AVX2
-    python -m bench --report bench.json      plots and an HTML page of an earlier run
+    python -m bench --isa avx2               every library limited to AVX2, where it lets itself be limited
+    python -m bench --compare old.json       also: what got slower or faster since; exits 1 if anything got slower
+    python -m bench --show FILE --report DIR nothing is measured: tables, plots and a page of an earlier run
 
 Results go to --out after every case; --resume goes on where a run stopped.
 """
@@ -14,31 +14,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench import call_overhead, cases, machine, tables
+from bench import cases, compare, session, tables
 from bench.cases import Case
 from bench.environment import LIMITS
 from bench.providers import PROVIDERS
-from bench.results import Record, Results
-from bench.run import run_case
+from bench.results import Results
 
 QUICK = (
     "text-to-image 77x1024", "square 1024", "mllama 32x1601", "ViT 197", "causal 1024", "half padding 128x1024",
     "decode 1x4096", "ViT 197 dropout", "learned bias 196",
 )  # fmt: skip
-LONGEST_CASE = 8.0
-"""Seconds of rounds a case, where no budget says otherwise."""
-SHORTEST_CASE = 0.2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program; returns its exit status: 0 done, 1 slower than --compare, 2 a wrong argument, 130 stopped."""
     args = _parser().parse_args(arguments)
     try:
         return _run(args, list(arguments))
@@ -50,82 +44,60 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def selected(args: argparse.Namespace) -> list[Case]:
-    """The cases that the arguments name."""
-    groups = {group for case in cases.all_cases() for group in case.groups}
-    if unknown := set(args.groups or ()) - groups - {cases.TINY, cases.MEMORY}:
-        raise ValueError(f"no group is named {', '.join(sorted(unknown))}; the groups are {', '.join(sorted(groups))}")
-    chosen = []
-    for case in cases.all_cases():
-        if args.groups and not set(args.groups) & set(case.groups):
-            continue
-        if args.only and not any(part in case.id for part in args.only):
-            continue
-        if args.dtypes and case.dtype not in args.dtypes:
-            continue
-        if args.quick and case.problem.name not in QUICK:
-            continue
-        if args.quick and case.dtype == "float16":
-            continue
-        chosen.append(case)
-    return chosen
-
-
 def _run(args: argparse.Namespace, command: list[str]) -> int:
-    chosen = selected(args)
-    if args.list:
-        tables.print_table("Cases", ("case", "groups"), [[case.id, ", ".join(case.groups)] for case in chosen])
-        return 0
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    results = _start(args, command)
-    chosen = [case for case in chosen if not (args.resume and results.find(case.id))]
-    about = results.machine
-    print(", ".join(f"{name}: {value}" for name, value in about.items() if value is not None), flush=True)
-    print(tables.line(tables.HEADS))
-    deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    overhead = 1.0  # seconds a case takes beside its rounds, as seen so far
-    for index, case in enumerate(chosen):
-        seconds = LONGEST_CASE if not args.quick else 2.0
-        if deadline is not None:
-            left = (deadline - time.monotonic()) / (len(chosen) - index) - overhead
-            if deadline < time.monotonic():
-                print(f"the time is up: {len(chosen) - index} cases are left for --resume", file=sys.stderr)
-                break
-            seconds = min(seconds, max(left, SHORTEST_CASE))
-        begin = time.monotonic()
-        record = run_case(case, args.providers, args.rounds, seconds, not args.no_check)
-        took = time.monotonic() - begin
-        overhead += (max(took - seconds, 0.0) - overhead) / min(index + 2, 10)
-        results.add(record)
-        results.save(args.out)
-        print(tables.line(tables.case_row(Record(record), about)), flush=True)
-    if _wanted(args, cases.TINY) and not (args.resume and results.data["overhead"]):
-        results.data["overhead"] = call_overhead.measure(100 if args.quick else 300, 20)
-        results.save(args.out)
+    old = Results.load(args.compare) if args.compare else None  # refuses before anything is measured
+    if args.show:
+        results = Results.load(args.show)
+    else:
+        chosen = selected(args)
+        if args.list:
+            tables.print_table("Cases", ("case", "groups"), [[case.id, ", ".join(case.groups)] for case in chosen])
+            return 0
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        plan = session.Plan(
+            chosen, args.providers, args.rounds, args.minutes, args.seconds or (2.0 if args.quick else None),
+            not args.no_check, tiny=wanted(args, cases.TINY), memory=wanted(args, cases.MEMORY) and not args.quick,
+        )  # fmt: skip
+        results = session.start(args.out, args.resume, args.isa, command)
+        session.measure(plan, results, args.out, args.resume)
     tables.print_peers(results)
     tables.print_goals(results)
-    print(f"\nevery sample: {args.out}")
-    return 0
+    if not args.show:
+        print(f"\nevery sample: {args.out}")
+    if args.report:
+        from bench.report import write_report
+
+        print(f"report: {write_report(results, args.report)}")
+    if old is None:
+        return 0
+    found = compare.compare(old, results)
+    tables.print_comparison(found, str(args.compare))
+    return 1 if found.regressions else 0
 
 
-def _wanted(args: argparse.Namespace, group: str) -> bool:
-    return group in args.groups if args.groups else not args.only
+def selected(args: argparse.Namespace) -> list[Case]:
+    """The cases that the arguments name."""
+    everything = cases.all_cases()
+    groups = {group for case in everything for group in case.groups} | {cases.TINY, cases.MEMORY}
+    if unknown := set(args.groups or ()) - groups:
+        raise ValueError(f"no group is named {', '.join(sorted(unknown))}; the groups are: {', '.join(sorted(groups))}")
+    chosen = [
+        case
+        for case in everything
+        if (not args.groups or set(args.groups) & set(case.groups))
+        and (not args.only or any(part in case.id for part in args.only))
+        and (not args.dtypes or case.dtype in args.dtypes)
+        and (not args.quick or (case.problem.name in QUICK and case.dtype != "float16"))
+    ]
+    if not chosen and not set(args.groups or ()) & {cases.TINY, cases.MEMORY}:
+        raise ValueError("no case is left; --list shows them")
+    return [case.on(args.device) for case in chosen]
 
 
-def _start(args: argparse.Namespace, command: list[str]) -> Results:
-    """New results, or those to go on with."""
-    about: dict[str, Any] = machine.describe()
-    versions = {provider.name: provider.version() for provider in PROVIDERS}
-    if args.resume and args.out.exists():
-        results = Results.load(args.out)
-        for name in ("processor", "threads", "torch instruction set", "mmkernels instruction set"):
-            if results.machine.get(name) != about[name]:
-                raise ValueError(f"{args.out} was measured with {name} {results.machine.get(name)}, not {about[name]}")
-        return results
-    about["peaks"] = machine.peaks()
-    about["isa limit"] = args.isa
-    return Results.new(about, versions, ["python", "-m", "bench", *command])
+def wanted(args: argparse.Namespace, group: str) -> bool:
+    """Whether a group that has no cases is asked for."""
+    return group in args.groups if args.groups else not args.only and not args.dtypes
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,19 +105,32 @@ def _parser() -> argparse.ArgumentParser:
         prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [provider.name for provider in PROVIDERS]
-    parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument("--groups", nargs="+", metavar="GROUP", help="only the cases of these groups")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="only cases whose name contains one of these")
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=cases.DTYPES, metavar="DTYPE", help="of float32 bfloat16 float16"
-    )
-    parser.add_argument("--providers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="a dozen cases, short rounds")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds at most (15)")
-    parser.add_argument("--minutes", type=float, help="budget for all cases together")
-    parser.add_argument("--threads", type=int, help="threads of every library (torch's default)")
-    parser.add_argument("--isa", choices=sorted(LIMITS), help="limit every library to this instruction set")
-    parser.add_argument("--no-check", action="store_true", help="leave out the errors against fp64")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="results (runs/bench.json)")
-    parser.add_argument("--resume", action="store_true", help="keep the cases that --out has already")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--list", action="store_true", help="print the cases and stop")
+    what.add_argument("--groups", nargs="+", metavar="GROUP", help="only the cases of these groups")
+    what.add_argument("--only", nargs="+", metavar="TEXT", help="only cases whose name contains one of these")
+    what.add_argument("--dtypes", nargs="+", choices=cases.DTYPES, metavar="DTYPE", help=" ".join(cases.DTYPES))
+    what.add_argument("--providers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    what.add_argument("--quick", action="store_true", help="nine problems, short rounds")
+    how = parser.add_argument_group("how")
+    how.add_argument("--rounds", type=_positive, default=15, metavar="N", help="rounds at most (15)")
+    how.add_argument("--minutes", type=float, help="budget for everything; what is left over is for --resume")
+    how.add_argument("--seconds", type=float, help="for the rounds of a case (as --minutes allow, at most 8)")
+    how.add_argument("--threads", type=_positive, metavar="N", help="threads of every library (torch's default)")
+    how.add_argument("--isa", choices=sorted(LIMITS), help="limit every library to this instruction set")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda has never been run")
+    how.add_argument("--no-check", action="store_true", help="leave out the errors against fp64")
+    out = parser.add_argument_group("results")
+    out.add_argument("--out", type=Path, default=Path("runs/bench.json"), metavar="FILE", help="(runs/bench.json)")
+    out.add_argument("--resume", action="store_true", help="keep the cases that --out has already")
+    out.add_argument("--show", type=Path, metavar="FILE", help="measure nothing, print this file")
+    out.add_argument("--compare", type=Path, metavar="FILE", help="print what changed since this file")
+    out.add_argument("--report", type=Path, metavar="DIR", help="write plots and index.html there (needs matplotlib)")
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

@@ -83,6 +83,30 @@ def last_level_cache() -> int:
     return found or 32 << 20
 
 
+class OtherLoad:
+    """How much of the processors' time went to other processes, or to other guests of the same host, meanwhile."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    def share(self) -> float | None:
+        """Since it was made; None where Linux does not say."""
+        after = self._read()
+        if after is None or self._before is None or after[0] <= self._before[0]:
+            return None
+        total, busy, own = (new - old for new, old in zip(after, self._before))
+        return min(max((busy - own) / total, 0.0), 1.0)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        path = Path("/proc/stat")
+        if not path.exists():
+            return None
+        ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in path.read_text().splitlines()[0].split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        return sum(ticks), sum(ticks) - idle, sum(os.times()[:4])
+
+
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []

@@ -18,7 +18,8 @@ from typing import Any
 from bench.providers.base import Prepared
 
 SAMPLE_SECONDS = 5e-3
-PAUSE_SECONDS = 2e-3
+PAUSE_SECONDS = 10e-3
+"""Longer than the threads of libgomp spin after a call (3 to 5 ms seen)."""
 LONG_CALL = 50e-3
 """Calls longer than this are not preceded by one that is not timed."""
 FEWEST_ROUNDS, FEWEST_LONG_ROUNDS = 5, 3
@@ -85,9 +86,9 @@ def rotate_copies(runner: Runner, copies: list[Prepared]) -> None:
 
 def rounds(runners: list[Runner], most: int, seconds: float) -> int:
     """Fills `samples` of every runner that has not failed; returns the number of complete rounds."""
-    begin = time.perf_counter()
-    done = fewest = 0
+    done, fewest = 0, 1
     with _no_collection():
+        begin = time.perf_counter()
         while done < most and (done < fewest or time.perf_counter() < begin + seconds):
             alive = [runner for runner in runners if runner.failure is None]
             if not alive:
@@ -117,6 +118,7 @@ def _sample(runner: Runner) -> float:
 
 def _warm(run: Callable[[], Any], seconds: float) -> tuple[float, Any]:
     """The shortest of a few calls, and what the last one returned. The first does not count unless it is long."""
+    time.sleep(PAUSE_SECONDS)
     deadline = time.perf_counter() + seconds
     best, returned = float("inf"), None
     for repeat in range(20):

@@ -82,7 +82,7 @@ class Results:
     @classmethod
     def new(cls, machine: dict[str, Any], versions: dict[str, str | None], command: list[str]) -> Results:
         """An empty one."""
-        head = {"schema": SCHEMA, "machine": machine, "versions": versions, "command": command}
+        head = {"schema": SCHEMA, "machine": machine, "versions": versions, "commands": [command]}
         return cls(head | {"cases": [], "overhead": None, "memory": None})
 
     @classmethod

@@ -53,7 +53,9 @@ def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, chec
             measure.settle(runner, share)
     if case.cold:
         _cool(case, work, [runner for kind, runner in runners if runner.failure is None and kind in ("ours", "peer")])
+    load = machine.OtherLoad()
     measure.rounds([runner for _, runner in runners], rounds, seconds)
+    record["other load"] = load.share()
     errors = _errors(case, call, [runner for kind, runner in runners if kind in ("ours", "peer")]) if check else {}
     for kind, runner in runners:
         record["runs"][runner.label] = _run_record(kind, runner, errors.get(runner.label))

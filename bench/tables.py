@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import cases, goals
+from bench.compare import Comparison
 from bench.medians import Ratio
 from bench.results import NAIVE, OURS, SDPA, Record, Results
 
 HEADS = ("case", "ms", "GFLOP/s", "roofline", "x SDPA", "x naive", "x best peer", "error")
+BUSY = 0.03
 MET = {True: "met", False: "MISSED", None: "-"}
 
 
@@ -31,8 +33,13 @@ def case_row(record: Record, machine: dict[str, Any]) -> list[str]:
         ratio_text(record.ratio(SDPA)),
         short_ratio(record.ratio(NAIVE)),
         f"{short_ratio(record.ratio(best))} {best}" if best else "-",
-        error_text(record.runs[OURS].get("error")),
+        error_text(record.runs[OURS].get("error")) + _busy(record),
     ]
+
+
+def _busy(record: Record) -> str:
+    share = record.data.get("other load")
+    return f"  (others used {share:.0%} of the machine)" if share is not None and share > BUSY else ""
 
 
 def line(cells: Sequence[str]) -> str:
@@ -56,6 +63,34 @@ def error_text(error: Any) -> str:
     if isinstance(error, dict):
         return f"{error['absolute']:.1e} ({error['allowed']:.2f} of allowed)"
     return str(error) if error else "-"
+
+
+def print_machine(results: Results) -> None:
+    """What the figures are of, one fact a line."""
+    for name, value in results.machine.items():
+        if isinstance(value, dict):
+            value = "; ".join(
+                f"{key}: {each:.1f}" if isinstance(each, float) else f"{key}: {each}" for key, each in value.items()
+            )
+        if value is not None:
+            print(f"{name:<26} {value}")
+    missing = [name for name, version in results.data["versions"].items() if version is None]
+    if missing:
+        print(f"{'not installed':<26} {', '.join(missing)}")
+    print(flush=True)
+
+
+def print_comparison(found: Comparison, old: str) -> None:
+    """What changed, worst first."""
+    print(f"\nCompared with {old}: {found.compared} cases in both")
+    for warning in found.warnings:
+        print(f"  beware: {warning}")
+    for title, changes in (("Slower", found.regressions), ("Faster", found.improvements)):
+        rows = [[change.id, f"{change.factor:.2f}x", change.text] for change in changes]
+        if rows:
+            print_table(title, ("case", "speed", "what"), rows)
+    if not found.regressions and not found.improvements:
+        print("  nothing beyond the spread")
 
 
 def print_goals(results: Results) -> None:

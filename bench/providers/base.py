@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,11 +40,22 @@ class Provider(Protocol):
     def version(self) -> str | None:
         """Its version; None: not installed."""
 
+    def instruction_set(self) -> str:
+        """What it says it uses on this processor."""
+
     def why_not(self, case: Case) -> str | None:
         """A sentence saying why it cannot do a case, or None."""
 
     def prepare(self, call: Call) -> list[Prepared]:
         """The ways to compute a call. May raise: the message is what the table then says."""
+
+
+def torch_instruction_set() -> str:
+    """Of torch's own kernels; its matrix products come from MKL and oneDNN, which read limits of their own."""
+    limits = [
+        f"{name}={os.environ[name]}" for name in ("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA") if name in os.environ
+    ]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *limits])
 
 
 def installed(package: str) -> str | None:

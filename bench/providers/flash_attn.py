@@ -17,6 +17,10 @@ class FlashAttn:
         """Of the package."""
         return installed("flash-attn")
 
+    def instruction_set(self) -> str:
+        """It has no CPU kernels."""
+        return "GPU only"
+
     def why_not(self, case: Case) -> str | None:
         """What its interface lacks."""
         problem = case.problem

@@ -26,6 +26,12 @@ class Flex:
         """torch's."""
         return torch.__version__
 
+    def instruction_set(self) -> str:
+        """What inductor compiles for."""
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        return str(pick_vec_isa())
+
     def why_not(self, case: Case) -> str | None:
         """What its CPU path lacks."""
         if case.device == "cpu" and case.backward:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Call, Case
-from bench.providers.base import Dense, Prepared
+from bench.providers.base import Dense, Prepared, torch_instruction_set
 from bench.work import element_size
 
 MOST_BYTES = 1 << 29
@@ -21,6 +21,10 @@ class Naive:
     def version(self) -> str | None:
         """torch's."""
         return torch.__version__
+
+    def instruction_set(self) -> str:
+        """torch's."""
+        return torch_instruction_set()
 
     def why_not(self, case: Case) -> str | None:
         """It keeps whole matrices."""

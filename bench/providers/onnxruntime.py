@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ class OnnxRuntime:
     def version(self) -> str | None:
         """Needs onnx too, to write the graphs."""
         return installed("onnxruntime") if installed("onnx") else None
+
+    def instruction_set(self) -> str:
+        """MLAS knows no setting that limits it, and does not say what it chose."""
+        return "its own choice: it cannot be limited, and does not say"
 
     def why_not(self, case: Case) -> str | None:
         """Forward in fp32."""
@@ -101,9 +106,13 @@ def _session(f: Folded, graph: _Graph) -> Prepared:
         helper.make_graph(graph.nodes, "attention", inputs, [output]), opset_imports=opsets, ir_version=11
     )
     options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    # 0 is its own choice, a thread for every core: only then does it pin them; without it they were seen to share one.
+    all_cores = torch.get_num_threads() == len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = 0 if all_cores else torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # Its threads would spin on after a call and take a core from whoever is measured next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     held = {name: np.ascontiguousarray(x.numpy()) for name, x in graph.inputs.items()}

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases import Call, Case
+from bench.cases import Call, Case, make_call
+from bench.problems import Problem
 from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed
+
+WAYS = ("plain graph", "ScaledDotProductAttention")
 
 
 class OpenVino:
@@ -20,6 +23,19 @@ class OpenVino:
         """Of the package."""
         return installed("openvino")
 
+    def instruction_set(self) -> str:
+        """The kernels that its compiled graph names."""
+        call = make_call(Problem("small", (64,), (64,)), "float32", False)
+        names = set()
+        for way in WAYS:
+            compiled = _compiled(Folded.of(Dense.of(call)), way)[0]
+            for node in compiled.get_runtime_model().get_ops():
+                info = node.get_rt_info()
+                if "primitiveType" in info:
+                    names.add(str(info["primitiveType"].value))
+        named = sorted(name for name in names if "avx" in name or "sse" in name or "gemm" in name)
+        return ", ".join(named) or "not named"
+
     def why_not(self, case: Case) -> str | None:
         """Forward in fp32."""
         return fp32_forward_only(case)
@@ -28,9 +44,9 @@ class OpenVino:
         """Models that compile; raises if none does."""
         folded = Folded.of(Dense.of(call))
         ways, failures = [], []
-        for way in ("plain graph", "ScaledDotProductAttention"):
+        for way in WAYS:
             try:
-                ways.append(_compiled(folded, way))
+                ways.append(_prepared(folded, way))
             except Exception as error:
                 failures.append(f"{way}: {str(error).splitlines()[0][:120]}")
         if not ways:
@@ -38,7 +54,8 @@ class OpenVino:
         return ways
 
 
-def _compiled(f: Folded, way: str) -> Prepared:
+def _compiled(f: Folded, way: str) -> tuple[Any, list[Tensor]]:
+    """The compiled model and its inputs."""
     import numpy as np
     import openvino as ov
     from openvino import opset13 as op
@@ -63,7 +80,15 @@ def _compiled(f: Folded, way: str) -> Prepared:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
+    return ov.Core().compile_model(model, "CPU", config), tensors
+
+
+def _prepared(f: Folded, way: str) -> Prepared:
+    import numpy as np
+    import openvino as ov
+
+    compiled, tensors = _compiled(f, way)
+    request = compiled.create_infer_request()
     held = [np.ascontiguousarray(x.numpy()) for x in tensors]
     for index, array in enumerate(held):
         request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))

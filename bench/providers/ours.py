@@ -10,6 +10,7 @@ import torch
 import mmkernels as mmk
 from bench.cases import Call, Case
 from bench.providers.base import Prepared, Results
+from mmkernels import _native
 
 
 class Ours:
@@ -20,6 +21,10 @@ class Ours:
     def version(self) -> str | None:
         """Of the package."""
         return mmk.__version__
+
+    def instruction_set(self) -> str:
+        """Of the kernels that were picked."""
+        return torch.ops.mmkernels_cpu.isa() if _native.loaded else "reference backend"
 
     def why_not(self, case: Case) -> str | None:
         """Every case is one of ours."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Call, Case
-from bench.providers.base import Dense, Prepared, gpu_only
+from bench.providers.base import Dense, Prepared, gpu_only, torch_instruction_set
 
 
 class Sdpa:
@@ -22,6 +22,10 @@ class Sdpa:
     def version(self) -> str | None:
         """torch's."""
         return torch.__version__
+
+    def instruction_set(self) -> str:
+        """torch's."""
+        return torch_instruction_set()
 
     def why_not(self, case: Case) -> str | None:
         """It has a path for every case, if only the plain one."""
@@ -126,6 +130,10 @@ class CudnnSdpa:
         """cuDNN's; on a machine without it torch's, which then says why not."""
         found = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
         return torch.__version__ if found is None else f"cuDNN {found}"
+
+    def instruction_set(self) -> str:
+        """It has no CPU kernels."""
+        return "GPU only"
 
     def why_not(self, case: Case) -> str | None:
         """Needs a GPU and 16 bits."""

@@ -17,6 +17,10 @@ class Xformers:
         """Of the package."""
         return installed("xformers")
 
+    def instruction_set(self) -> str:
+        """It has no CPU kernels."""
+        return "GPU only"
+
     def why_not(self, case: Case) -> str | None:
         """What is left out."""
         problem = case.problem
