@@ -111,16 +111,21 @@ def print_peers(results: Results) -> None:
         cells = [record.spread(label) for label in labels]
         rows.append([record.id, *(f"{cell.median * 1e3:.3f}" if cell else "-" for cell in cells)])
     print_table("Milliseconds", ("case", *labels), rows)
-    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    found = reasons(results)
+    if found:
+        print("\nDid not run")
+    for label, reason, which in found:
+        print(f"  {label}: {reason} [{which}]")
+
+
+def reasons(results: Results) -> list[tuple[str, str, str]]:
+    """What did not run: label, why, which cases."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in results.records:
         for label, run in record.runs.items():
             if "why_not" in run:
-                reasons[label, run["why_not"]].append(record.id)
-    if reasons:
-        print("\nDid not run")
-    for (label, reason), ids in reasons.items():
-        which = ids[0] if len(ids) == 1 else f"{len(ids)} cases"
-        print(f"  {label}: {reason} [{which}]")
+                found[label, run["why_not"]].append(record.id)
+    return [(*key, ids[0] if len(ids) == 1 else f"{len(ids)} cases") for key, ids in found.items()]
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

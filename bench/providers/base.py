@@ -16,6 +16,9 @@ from bench.cases import Call, Case
 from bench.inputs import Bias
 from bench.work import lengths_of, visible
 
+MOST_BYTES = 1 << 29
+"""Of a matrix of weights: paths that keep several of larger ones are left out."""
+
 Results = dict[str, Tensor]
 """Results by name: "out" (or "out 0", "out 1" of a joint call), "grad query 0" and so on, as `Inputs.leaves` names."""
 
@@ -128,6 +131,12 @@ class Dense:
             return None
         query, key = self.call.inputs.queries[0], self.call.inputs.keys[0]
         return as_matrix(bias, query.shape[2], key.shape[2], index).to(self.call.dtype)
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Of one matrix of weights."""
+        query, key, _ = (x.detach() for x in self.operands())
+        return query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * query.element_size()
 
     @property
     def group(self) -> int:

@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Call, Case
-from bench.providers.base import Dense, Prepared, torch_instruction_set
+from bench.providers.base import MOST_BYTES, Dense, Prepared, torch_instruction_set
 from bench.work import element_size
-
-MOST_BYTES = 1 << 29
 
 
 class Naive:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases import Call, Case
-from bench.providers.base import Dense, Prepared, gpu_only, torch_instruction_set
+from bench.providers.base import MOST_BYTES, Dense, Prepared, gpu_only, torch_instruction_set
 
 
 class Sdpa:
@@ -35,7 +35,8 @@ class Sdpa:
         """All ways that apply."""
         dense = Dense.of(call)
         ways = [dense.prepared(forward, way) for way, forward in _forwards(dense)]
-        ways.append(_plain_kernel(ways[0]))
+        if dense.matrix_bytes <= MOST_BYTES:
+            ways.append(_plain_kernel(ways[0]))
         if dense.lengths is not None:
             ways.append(_one_by_one(dense))
         return ways
