@@ -11,7 +11,7 @@ import torch
 from bench import accuracy, machine, measure
 from bench.cases import Call, Case, make_call
 from bench.measure import Runner, sentence
-from bench.providers import OURS, PROVIDERS, Provider
+from bench.providers import OURS, PROVIDERS, Prepared, Provider
 from bench.work import Work, work_of
 
 COLD_FACTOR = 3
@@ -104,11 +104,15 @@ def _reading(work: Work) -> Runner:
     size = work.bytes // 4
     count = math.ceil(COLD_FACTOR * machine.last_level_cache() / work.bytes) + 1
     buffers = [torch.ones(size) for _ in range(count)]
-    read = torch.ops.mmkernels_cpu.measure_read
-    ways = [measure.Prepared(lambda buffer=buffer: read(buffer), lambda found: {}) for buffer in buffers]
+    ways = [_read_of(buffer) for buffer in buffers]
     runner = Runner("plain read", ways[:1])
     measure.rotate_copies(runner, ways[1:])
     return runner
+
+
+def _read_of(buffer: torch.Tensor) -> Prepared:
+    read = torch.ops.mmkernels_cpu.measure_read
+    return Prepared(lambda: read(buffer), lambda found: {})
 
 
 def _errors(case: Case, call: Call, runners: list[Runner]) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def _errors(case: Case, call: Call, runners: list[Runner]) -> dict[str, Any]:
 def _run_record(kind: str, runner: Runner, error: Any) -> dict[str, Any]:
     if runner.failure is not None:
         return {"kind": kind, "why_not": runner.failure}
-    found: dict[str, Any] = {"kind": kind, "calls": runner.calls, "samples": runner.samples}
+    found: dict[str, Any] = {"kind": kind, "calls": runner.calls, "samples": [round(sample, 9) for sample in runner.samples]}
     if runner.prepared.way:
         found["way"] = runner.prepared.way
     if len(runner.way_seconds) > 1:

@@ -25,7 +25,7 @@ def style() -> Iterator[None]:
     """The settings that every plot is drawn with."""
     import matplotlib.pyplot as plt
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "mmkernels", "font.family": "sans-serif", "font.size": 10,
         "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"], "text.color": INK,
         "axes.labelcolor": INK, "axes.edgecolor": "#888888", "axes.spines.top": False, "axes.spines.right": False,

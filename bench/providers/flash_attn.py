@@ -36,7 +36,7 @@ class FlashAttn:
 
     def prepare(self, call: Call) -> list[Prepared]:
         """One way."""
-        from flash_attn import flash_attn_func  # type: ignore[import-not-found]
+        from flash_attn import flash_attn_func
 
         dense = Dense.of(call)
 

@@ -105,10 +105,10 @@ def _one_by_one(dense: Dense) -> Prepared:
 
     def forward() -> Tensor:
         parts = zip(leaves[0].split(q_lens), leaves[1].split(k_lens), leaves[2].split(k_lens))
-        outs = [
-            F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part), scale=scale, enable_gqa=gqa)
-            for part in parts
-        ]
+        outs = []
+        for part in parts:
+            query, key, value = (x.transpose(0, 1)[None] for x in part)
+            outs.append(F.scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=gqa))
         return torch.cat([out[0].transpose(0, 1) for out in outs])
 
     def both() -> tuple[Tensor, tuple[Tensor, ...]]:

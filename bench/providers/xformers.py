@@ -34,7 +34,7 @@ class Xformers:
 
     def prepare(self, call: Call) -> list[Prepared]:
         """One way."""
-        from xformers import ops  # type: ignore[import-not-found]
+        from xformers import ops
 
         dense = Dense.of(call)
         bias = ops.LowerTriangularMask() if dense.causal else None

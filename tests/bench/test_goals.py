@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from bench import cases, goals
-from bench.goals import BandwidthShare, LinearMemory, Mean, Minimum, Overhead, PeakShare, Reached, TileTime, WithinTwin
+from bench.goals import (
+    BandwidthShare,
+    LinearMemory,
+    Mean,
+    Minimum,
+    Overhead,
+    Packed,
+    PeakShare,
+    Reached,
+    TileTime,
+    WithinTwin,
+)
 from tests.bench.results import record, results
 
 
@@ -82,6 +93,19 @@ def test_masked_time_is_held_to_the_visible_share():
     at = lambda seconds: record("a", [], mmkernels=steady(seconds), own_dense=steady(1e-3))  # noqa: E731
     assert check(TileTime(), at(590e-6)).met
     assert not check(TileTime(), at(600e-6)).met
+
+
+def test_a_mean_that_hides_a_faster_peer_says_so():
+    made = record("a", [], mmkernels=steady(1.0), SDPA=steady(3.0), naive=steady(0.5))
+    reached = check(Mean("SDPA", 2.0), made)
+    assert reached.met and "0.50x the best peer" in reached.reached
+
+
+def test_packed_is_reported_beside_the_padded_way():
+    made = record("a", [], mmkernels=steady(1.0), SDPA=steady(2.0))
+    made["runs"]["SDPA"]["ways"] = {"one call a sequence": 2.0, "padded, bool mask": 3.0, "padded, float mask": 2.5}
+    reached = check(Packed(), made)
+    assert reached.met is None and "2.5x" in reached.reached
 
 
 def test_bandwidth():
