@@ -173,8 +173,7 @@ def _masks() -> Iterator[Case]:
 
 def _others() -> Iterator[Case]:
     for dtype in DTYPES:
-        twins = () if dtype == "float32" else ((OWN_FP32, named(_DECODE), "float32"),)
-        yield Case(named(_DECODE), dtype, False, (DECODE,), twins, cold=True)
+        yield Case(named(_DECODE), dtype, False, (DECODE,), cold=True)
     for name in _OTHERS:
         for dtype in ("float32", "bfloat16"):
             yield Case(named(name), dtype, False, (OTHERS,))

@@ -119,12 +119,12 @@ class Results:
         """To a temporary name first: a run that is stopped leaves the last whole file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(compact(self.data))
+        partial.write_text(compact(self.data))  # refuses NaN and Inf: they are not JSON
         os.replace(partial, path)
 
 
 def compact(data: dict[str, Any]) -> str:
     """JSON with one case a line."""
-    cases = ",\n  ".join(json.dumps(case) for case in data["cases"])
+    cases = ",\n  ".join(json.dumps(case, allow_nan=False) for case in data["cases"])
     head = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in data.items() if name != "cases")
     return f'{{{head},\n "cases": [\n  {cases}\n ]}}\n'

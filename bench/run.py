@@ -11,6 +11,7 @@ import torch
 from bench import accuracy, machine, measure
 from bench.cases import Call, Case, make_call
 from bench.measure import Runner, sentence
+from bench.problems import Problem
 from bench.providers import OURS, PROVIDERS, Prepared, Provider
 from bench.work import Work, work_of
 
@@ -44,7 +45,7 @@ def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, chec
         kind = "ours" if provider.name == OURS else "peer"
         runners.append((kind, _prepared(provider, case, call)))
     for label, problem, dtype in case.twins:
-        runners.append(("twin", _twin(label, call, case, problem, dtype)))
+        runners.append(("twin", _twin(label, case, problem, dtype)))
     if case.cold and machine.why_no_peaks() is None:
         runners.append(("machine", _reading(work)))
     share = min(0.3, seconds / (4 * max(len(runners), 1)))
@@ -78,7 +79,7 @@ def _provider(name: str) -> Provider:
     return next(provider for provider in PROVIDERS if provider.name == name)
 
 
-def _twin(label: str, call: Call, case: Case, problem: Any, dtype: str) -> Runner:
+def _twin(label: str, case: Case, problem: Problem, dtype: str) -> Runner:
     try:
         return Runner(label, _provider(OURS).prepare(make_call(problem, dtype, case.backward, device=case.device)))
     except Exception as error:
@@ -130,7 +131,8 @@ def _errors(case: Case, call: Call, runners: list[Runner]) -> dict[str, Any]:
             errors[runner.label] = "drops other elements than ours"
             continue
         try:
-            errors[runner.label] = vars(expected.error(runner.prepared.results(runner.returned)))
+            found = expected.error(runner.prepared.results(runner.returned))
+            errors[runner.label] = vars(found) if math.isfinite(found.allowed) else "not finite where fp64 is"
         except Exception as error:
             errors[runner.label] = sentence(error)
     return errors
@@ -139,7 +141,8 @@ def _errors(case: Case, call: Call, runners: list[Runner]) -> dict[str, Any]:
 def _run_record(kind: str, runner: Runner, error: Any) -> dict[str, Any]:
     if runner.failure is not None:
         return {"kind": kind, "why_not": runner.failure}
-    found: dict[str, Any] = {"kind": kind, "calls": runner.calls, "samples": [round(sample, 9) for sample in runner.samples]}
+    samples = [round(sample, 9) for sample in runner.samples]
+    found: dict[str, Any] = {"kind": kind, "calls": runner.calls, "samples": samples}
     if runner.prepared.way:
         found["way"] = runner.prepared.way
     if len(runner.way_seconds) > 1:
