@@ -1,8 +1,9 @@
 """Peak extra memory: what a call holds at its worst beyond inputs, outputs and gradients.
 
-Every provider has a process of its own, in which Linux's peak counter is set back before each call. A small call comes
-first, so that libraries and threads are there; the measured call is the first of its size, so scratch memory that is
-kept for the next call counts. glibc is told to give freed memory back at once.
+Every call has a process of its own, in which Linux's peak counter is set back before it. A small call of the same
+features comes first, so that libraries, threads and what those keep for any call are there (for ours, scratch of some
+hundred KiB a thread, which depends on D); whatever grows with the size is counted. glibc is told to give freed memory
+back at once.
 
 Only for the providers that run in torch: graph runtimes allocate when they compile.
 """
@@ -32,7 +33,7 @@ def swept(length: int) -> Case:
     return Case(Problem(f"square {length}, one head", (length,), (length,), heads=1), "float32", True, ())
 
 
-def measure(results: Results, cases: Sequence[Case], names: Sequence[str]) -> dict[str, Any]:
+def measure(results: Results, ids: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """Bytes by provider: of the lengths swept, and of the cases named. A string says why there is no figure."""
     lengths: dict[str, Any] = {}
     by_case: dict[str, Any] = {}
@@ -40,7 +41,7 @@ def measure(results: Results, cases: Sequence[Case], names: Sequence[str]) -> di
         if name not in names:
             continue
         ways = {record.id: record.runs.get(name, {}).get("way", "") for record in results.records}
-        found = _child(name, [case.id for case in cases], ways)
+        found = _child(name, list(ids), ways)
         lengths[name] = found["lengths"]
         by_case[name] = found["cases"]
     return {"lengths": lengths, "cases": by_case}
@@ -65,10 +66,26 @@ def main() -> None:
 
     request = json.loads(sys.stdin.read())
     name, ways = request["provider"], request["ways"]
-    lengths = [[length, _extra(name, swept(length), "")] for length in LENGTHS]
+    lengths = [[length, _apart(name, swept(length), "")] for length in LENGTHS]
     wanted = set(request["ids"])
-    found = {case.id: _extra(name, case, ways.get(case.id, "")) for case in all_cases() if case.id in wanted}
+    found = {case.id: _apart(name, case, ways.get(case.id, "")) for case in all_cases() if case.id in wanted}
     print(json.dumps({"lengths": lengths, "cases": found}))
+
+
+def _apart(name: str, case: Case, way: str) -> int | str:
+    """`_extra` in a process of its own: this one has loaded torch, has run nothing and so has no threads yet."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, json.dumps(_extra(name, case, way)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer) if answer else "its process died"
 
 
 def _extra(name: str, case: Case, way: str) -> int | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any
     return made, list(axes[0])
 
 
-def powers(axis: Any, values: list[int]) -> None:
+def powers(axis: Any, values: Sequence[float]) -> None:
     """Ticks at these values and nowhere else."""
-    axis.set_ticks(values, [str(value) for value in values])
+    axis.set_ticks(values, [f"{value:g}" for value in values])
     axis.set_tick_params(which="minor", bottom=False, left=False, labelbottom=False, labelleft=False)

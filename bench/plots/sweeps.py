@@ -38,7 +38,10 @@ def lengths(results: Results) -> Any:
         peaks = results.machine.get("peaks")
         if peaks:
             axes.axhline(peaks["fma GFLOP/s"], color=INK, linewidth=1, linestyle=(0, (4, 2)))
-            axes.text(lengths[0], peaks["fma GFLOP/s"], "measured fp32 multiply-add peak", va="bottom", fontsize=8.5)
+            axes.annotate(
+                "measured fp32 multiply-add peak", (lengths[0], peaks["fma GFLOP/s"]), (0, 4), fontsize=8.5,
+                textcoords="offset points", va="bottom",
+            )  # fmt: skip
         for label in reversed(STYLES):
             points = [(record.data["q_len"], record) for record in records if record.samples(label)]
             if len(points) < 2:
@@ -126,5 +129,5 @@ def memory(results: Results) -> Any:
     axes.set_ylabel("peak extra memory (MiB)")
     axes.set_title("Beyond inputs, outputs and gradients (fp32, both ways)")
     axes.legend(loc="upper left")
-    powers(axes.yaxis, [1, 10, 100, 1000])
+    powers(axes.yaxis, [0.1, 1, 10, 100, 1000])
     return figure
