@@ -132,6 +132,12 @@ def _padding(p: Problem, random: torch.Generator) -> mmk.Mask:
     return mmk.Mask.key_lengths(_lengths(p.batch, p.k_len, random))
 
 
+def _half_padding(p: Problem, random: torch.Generator) -> mmk.Mask:
+    """Half of all keys are padding: one row in four is full, one is half empty, two have a quarter."""
+    shares = torch.tensor([1.0, 0.5, 0.25, 0.25]).repeat((p.batch + 3) // 4)[: p.batch]
+    return mmk.Mask.key_lengths((shares * p.k_len).ceil().long())
+
+
 def _causal_padding(p: Problem, random: torch.Generator) -> mmk.Mask:
     return mmk.Mask.causal() & _padding(p, random)
 
@@ -268,6 +274,14 @@ PROBLEMS: tuple[Problem, ...] = (
         "everything", (77,), (65, 513), batch=2, heads=8, heads_k=2, dim=72, dim_v=40, query_batch=1, scale=0.3,
         softcap=5.0, dropout_p=0.25, mask=_padded_segments, bias=_learned,
     ),
+    Problem("SAM tokens 7x4096 D16", (7,), (4096,), heads=8, dim=16),
+    Problem("half padding 128x1024", (128,), (1024,), batch=4, mask=_half_padding),
+    Problem("bool mask 512x1024", (512,), (1024,), mask=_scattered),
+    Problem(
+        "packed captions on patches", (77, 12, 64, 33, 25, 70, 18, 45), (1024, 256, 576, 400, 196, 729, 324, 576),
+        function="varlen",
+    ),
+    Problem("packed images D80", (1024, 576, 256, 196), (1024, 576, 256, 196), heads=16, dim=80, function="varlen"),
     Problem("one row, one key", (1,), (1,), heads=1, dim=1),
     Problem("no rows", (0,), (17,)),
     Problem("no keys", (17,), (0,)),

@@ -163,13 +163,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Runs the benchmarks of the source tree."""
-    if not (SOURCE_TREE / "bench" / "attention.py").exists():
+    if not (SOURCE_TREE / "bench" / "cli.py").exists():
         raise ValueError("the benchmarks are not part of the installed package: run this command from the source tree")
     if str(SOURCE_TREE) not in sys.path:
         sys.path.insert(0, str(SOURCE_TREE))
     saved, sys.argv = sys.argv, ["mmkernels bench", *args.rest]
     try:
-        runpy.run_module("bench.attention", run_name="__main__")
+        runpy.run_module("bench", run_name="__main__")
     finally:
         sys.argv = saved
     return 0

@@ -11,6 +11,8 @@ namespace mmkernels {
   namespace isa {                                                   \
   void attention_forward(const AttentionProblem&, const Threads&);  \
   void attention_backward(const AttentionProblem&, const Threads&); \
+  int64_t fma_peak(int64_t, const Threads&);                        \
+  int64_t read_peak(const float*, int64_t, const Threads&);         \
   }
 #if defined(__x86_64__)
 MMK_DECLARE(avx512)
@@ -24,6 +26,7 @@ namespace {
 
 struct Candidate {
   AttentionKernels kernels;
+  PeakKernels peak;
   bool runs;
 };
 
@@ -39,39 +42,44 @@ const Candidate* candidates(int& count) {
 #endif
   static const Candidate kAll[] = {
 #if defined(__x86_64__)
-      {{"avx512", avx512::attention_forward, avx512::attention_backward}, kAvx512},
-      {{"avx2", avx2::attention_forward, avx2::attention_backward}, kAvx2},
+      {{"avx512", avx512::attention_forward, avx512::attention_backward},
+       {avx512::fma_peak, avx512::read_peak},
+       kAvx512},
+      {{"avx2", avx2::attention_forward, avx2::attention_backward}, {avx2::fma_peak, avx2::read_peak}, kAvx2},
 #endif
-      {{"baseline", baseline::attention_forward, baseline::attention_backward}, true},
-      {{"vec16", vec16::attention_forward, vec16::attention_backward}, kAvx2},
+      {{"baseline", baseline::attention_forward, baseline::attention_backward},
+       {baseline::fma_peak, baseline::read_peak},
+       true},
+      {{"vec16", vec16::attention_forward, vec16::attention_backward}, {vec16::fma_peak, vec16::read_peak}, kAvx2},
   };
   count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
   return kAll;
 }
 
-const AttentionKernels* find(const char* name) {
+const Candidate* find(const char* name) {
   int count;
   const Candidate* all = candidates(count);
   for (int i = 0; i < count; ++i) {
-    if (all[i].runs && (!*name || !strcmp(name, all[i].kernels.name))) return &all[i].kernels;
+    if (all[i].runs && (!*name || !strcmp(name, all[i].kernels.name))) return &all[i];
   }
   return nullptr;
 }
 
-const AttentionKernels* initial() {
+const Candidate* initial() {
   const char* name = std::getenv("MMKERNELS_CPU_ISA");
-  const AttentionKernels* chosen = find(name ? name : "");
+  const Candidate* chosen = find(name ? name : "");
   return chosen ? chosen : find("");  // Python refuses an unknown name with a sentence when it loads the library
 }
 
-const AttentionKernels*& current() {
-  static const AttentionKernels* kernels = initial();
-  return kernels;
+const Candidate*& current() {
+  static const Candidate* candidate = initial();
+  return candidate;
 }
 
 }  // namespace
 
-const AttentionKernels& attention_kernels() { return *current(); }
+const AttentionKernels& attention_kernels() { return current()->kernels; }
+const PeakKernels& peak_kernels() { return current()->peak; }
 
 const char* available_isas() {
   static char names[64] = "";
@@ -88,7 +96,7 @@ const char* available_isas() {
 }
 
 bool use_isa(const char* name) {
-  const AttentionKernels* chosen = *name ? find(name) : initial();
+  const Candidate* chosen = *name ? find(name) : initial();
   if (chosen) current() = chosen;
   return chosen != nullptr;
 }

@@ -11,8 +11,15 @@ struct AttentionKernels {
   void (*backward)(const AttentionProblem&, const Threads&);
 };
 
+/// Measurements to compare with (peak.cpp), on the same instruction set.
+struct PeakKernels {
+  int64_t (*fma)(int64_t steps, const Threads&);                      // operations
+  int64_t (*read)(const float* data, int64_t count, const Threads&);  // bytes
+};
+
 /// The kernels that run: the best the processor has, or the one MMKERNELS_CPU_ISA or use_isa() names.
 const AttentionKernels& attention_kernels();
+const PeakKernels& peak_kernels();
 
 /// Names that this processor can run, best first, separated by spaces.
 const char* available_isas();

@@ -1,25 +1,13 @@
 // mmkernels_cpu::attention_forward and attention_backward on torch's stable ABI. Schema: docs/architecture.md.
 
-#include <torch/csrc/stable/ops.h>
-
 #include <string>
 
 #include "../cpu/kernels.h"
 #include "lower_attention.h"
+#include "threads.h"
 
 namespace mmkernels {
 namespace {
-
-Threads torch_threads() {
-  Threads threads;
-  threads.count = static_cast<int>(torch::stable::get_num_threads());
-  threads.run = [](int64_t count, void* context, void (*work)(void*, int64_t)) {
-    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) work(context, i);
-    });
-  };
-  return threads;
-}
 
 void attention_forward(Tensor query, std::vector<Tensor> keys, std::vector<Tensor> values, OptionalTensor start,
                        OptionalTensor stop, OptionalTensor visible, OptionalTensor interval_exact,

@@ -1,0 +1,73 @@
+// What a machine can do at most on one instruction set, for benchmarks to compare with.
+//
+//   fma_peak    chains of fused multiply-adds in registers, more of them than the latency needs: no memory is touched
+//   read_peak   the sum of a buffer: each thread adds up one stretch of it, as four streams with two accumulators each
+
+#include "kernels.h"
+#include "simd.h"
+
+MMK_NAMESPACE_BEGIN
+namespace {
+
+constexpr int kChains = 12;  // latency 4 on two units asks for 8; AVX2 has 16 registers, two of them for the factors
+constexpr int kStreams = 4;
+constexpr int64_t kStep = 2 * kLanes;
+
+volatile float sink;  // what is computed must go somewhere, or it is not computed
+
+void keep(Float x) {
+  float sum = 0.0f;
+  for (int i = 0; i < kLanes; ++i) sum += x[i];
+  sink = sum;
+}
+
+void fma_chains(void* context, int64_t) {
+  const int64_t steps = *static_cast<const int64_t*>(context);
+  Float chain[kChains];
+  for (int i = 0; i < kChains; ++i) chain[i] = splat(static_cast<float>(i));
+  const Float factor = splat(0.999f), term = splat(0.5f);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) chain[i] = multiply_add(chain[i], factor, term);
+  }
+  Float sum = chain[0];
+  for (int i = 1; i < kChains; ++i) sum += chain[i];
+  keep(sum);
+}
+
+struct Stretches {
+  const float* data;
+  int64_t stream_length;
+};
+
+void read_stretch(void* context, int64_t index) {
+  const Stretches stretches = *static_cast<const Stretches*>(context);
+  const int64_t length = stretches.stream_length;
+  const float* data = stretches.data + index * kStreams * length;
+  Float sum[kStreams][2];
+  for (auto& pair : sum) pair[0] = pair[1] = splat(0.0f);
+  for (int64_t i = 0; i < length; i += kStep) {
+#pragma GCC unroll 4
+    for (int s = 0; s < kStreams; ++s) {
+      sum[s][0] += load(data + s * length + i);
+      sum[s][1] += load(data + s * length + i + kLanes);
+    }
+  }
+  for (int s = 1; s < kStreams; ++s) sum[0][0] += sum[s][0] + sum[s][1];
+  keep(sum[0][0] + sum[0][1]);
+}
+
+}  // namespace
+
+int64_t fma_peak(int64_t steps, const Threads& threads) {
+  threads.run(threads.count, &steps, fma_chains);
+  return 2 * kLanes * kChains * steps * threads.count;
+}
+
+int64_t read_peak(const float* data, int64_t count, const Threads& threads) {
+  Stretches stretches{data, count / (threads.count * kStreams) / kStep * kStep};
+  threads.run(threads.count, &stretches, read_stretch);
+  return stretches.stream_length * kStreams * threads.count * static_cast<int64_t>(sizeof(float));
+}
+
+MMK_NAMESPACE_END
