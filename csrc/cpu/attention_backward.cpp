@@ -30,7 +30,8 @@ int64_t row_index(const AttentionProblem& p, const RowTile& tile, int r) {
 
 /// exp(logit - lse) loses lse's rounding, which is the whole answer where lse is large (a row of finfo.min): such rows
 /// get their maximum and sum anew.
-void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& scratch, const Statistics& stats) {
+void recompute_large(const AttentionProblem& p, BackwardScratch& scratch, const Statistics& stats) {
+  RowTile& tile = scratch.rows.tile;
   constexpr float kLarge = 64.0f;
   bool any_large = false;
   for (int r = 0; r < tile.rows; ++r) {
@@ -43,11 +44,11 @@ void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& 
     row_max[r] = -INFINITY;
     row_sum[r] = 0.0f;
   }
-  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
+  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows.query_rows, scratch.rows.query);
   const auto visit = [&](const Slice& slice, const KeyBlock& block) {
-    const Staged& k = scratch.staged_key;
-    float* logits = scratch.logits + slice.first;
-    gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first,
+    const Staged& k = scratch.keys.staged.key;
+    float* logits = scratch.keys.logits + slice.first;
+    gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.rows.query + slice.first,
                                       kRowStride, p.dim_qk, logits, kRowStride);
     finish_logits(p, slice, block, logits, nullptr);
     for (int w = 0; w < slice.rows(); w += kLanes) {
@@ -61,7 +62,7 @@ void recompute_large(const AttentionProblem& p, RowTile& tile, BackwardScratch& 
       store(row_sum + slice.first + w, sum);
     }
   };
-  for_each_block(p, tile, all_keys(p), scratch, visit, [](int, int64_t, int32_t) {});
+  for_each_block(p, tile, all_keys(p), scratch.keys, visit, [](int, int64_t, int32_t) {});
   for (int r = 0; r < tile.rows; ++r) {
     const int64_t i = row_index(p, tile, r);
     if (!std::isfinite(stats.shift[i]) || std::fabs(stats.shift[i]) <= kLarge) continue;
@@ -76,16 +77,17 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
   parallel(threads, tiles.count, operations, [&](Claim& claim) {
     Arena arena(BackwardScratch::floats(p));
     BackwardScratch scratch(p, arena);
-    RowTile tile;
+    RowTile& tile = scratch.rows.tile;
+    const float *grad_rows = scratch.rows.grad_rows, *out_rows = scratch.rows.query_rows;
     for (int64_t t; (t = claim.next()) >= 0;) {
       tiles.load(t, tile);
       const int64_t dv = round_up(p.dim_v, kLanes);
-      pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, nullptr);
-      pack_rows(p.out, tile, p.dim_v, 1.0f, scratch.query_rows, nullptr);
+      pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.rows.grad_rows, nullptr);
+      pack_rows(p.out, tile, p.dim_v, 1.0f, scratch.rows.query_rows, nullptr);
       for (int r = 0; r < tile.rows; ++r) {
         Float sum = splat(0.0f);
         for (int64_t d = 0; d < dv; d += kLanes) {
-          sum = multiply_add(load(scratch.grad_rows + r * dv + d), load(scratch.query_rows + r * dv + d), sum);
+          sum = multiply_add(load(grad_rows + r * dv + d), load(out_rows + r * dv + d), sum);
         }
         float delta = 0.0f;
         for (int lane = 0; lane < kLanes; ++lane) delta += sum[lane];
@@ -102,7 +104,7 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
         stats.shift[i] = lse == -INFINITY ? INFINITY : lse;
         stats.factor[i] = 1.0f;
       }
-      recompute_large(p, tile, scratch, stats);
+      recompute_large(p, scratch, stats);
     }
   });
 }
@@ -121,7 +123,7 @@ void query_pass(const AttentionProblem& p, const Threads& threads, const Statist
     Targets to;
     to.query = arena.take(dq_floats);
     to.query_chunk = arena.take(dq_floats);
-    RowTile& tile = scratch.tile;
+    RowTile& tile = scratch.rows.tile;
     for (int64_t t; (t = claim.next()) >= 0;) {
       clear(to.query, dq_floats);
       clear(to.query_chunk, dq_floats);
@@ -129,10 +131,10 @@ void query_pass(const AttentionProblem& p, const Threads& threads, const Statist
       const int64_t copies = p.cu_q || p.query_batches > 1 ? 1 : p.batch;
       for (int64_t b = 0; b < copies; ++b) {
         if (copies > 1) init_rows(p, sequence_of(p, b), tile.head_k, first_row, tile.rows, tile);
-        accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
+        accumulate_tile(p, all_keys(p), stats, scratch, to);
       }
       if (copies > 1) tile.sequence.tensor_batch = 0;
-      write_query(p, tile, to.query, scratch);
+      write_query(p, tile, to.query, scratch.rows);
     }
   });
 }
@@ -211,8 +213,8 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
         const Sequence sequence = sequence_of(p, b);
         const int64_t rows = rows_of(p, sequence);
         for (int64_t r = 0; r < rows; r += kBlockRows) {
-          init_rows(p, sequence, item.head, r, smaller<int64_t>(kBlockRows, rows - r), scratch.tile);
-          accumulate_tile(p, scratch.tile, range, stats, scratch, to);
+          init_rows(p, sequence, item.head, r, smaller<int64_t>(kBlockRows, rows - r), scratch.rows.tile);
+          accumulate_tile(p, range, stats, scratch, to);
         }
       }
       add_key_chunks(p, count, to);

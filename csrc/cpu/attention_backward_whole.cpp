@@ -1,7 +1,8 @@
 // The whole pass of the backward: dq, dk, dv and dbias of one (batch, key head) in one work item, 5 products a tile.
 //
 // dk and dv of all keys of the item stay in fp32 scratch while the tiles of rows go by, so that every element is the
-// same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass.
+// same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass. Several tiles
+// of rows meet a block of keys before the next block comes, so that long dk and dv are read and written less often.
 
 #include "backward_passes.h"
 #include "parallel.h"
@@ -52,20 +53,65 @@ struct Strip {
   }
 };
 
+/// Tiles of rows that meet the blocks of keys together, and dq of each.
+struct TileGroup {
+  static constexpr int kTiles = kKeyChunkRows / kBlockRows;
+  TileScratch rows[kTiles];
+  float *dq[kTiles], *dq_chunk[kTiles];
+  int count = 0;
+
+  static int64_t dq_floats(const AttentionProblem& p) { return round_up(p.dim_qk, kLanes) * kRowStride; }
+  static int64_t floats(const AttentionProblem& p) { return kTiles * (TileScratch::floats(p) + 2 * dq_floats(p)); }
+
+  TileGroup(const AttentionProblem& p, Arena& arena)
+      : rows{TileScratch(p, arena), TileScratch(p, arena), TileScratch(p, arena), TileScratch(p, arena)} {
+    static_assert(kTiles == 4, "as many as are listed above");
+    for (int i = 0; i < kTiles; ++i) {
+      dq[i] = arena.take(dq_floats(p));
+      dq_chunk[i] = arena.take(dq_floats(p));
+      clear(dq_chunk[i], dq_floats(p));
+    }
+  }
+  /// Rows [first, ...) of a sequence in at most `tiles` tiles.
+  void load(const AttentionProblem& p, const Sequence& sequence, int64_t head, int64_t first, int tiles) {
+    for (count = 0; count < tiles && first < rows_of(p, sequence); ++count, first += kBlockRows) {
+      rows[count].begin();
+      init_rows(p, sequence, head, first, smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first), rows[count].tile);
+      clear(dq[count], dq_floats(p));
+    }
+  }
+  void accumulate(const AttentionProblem& p, const Statistics& stats, BlockScratch& scratch, Targets& to) {
+    for (int s = 0; count && s < p.num_segments; ++s) {
+      const int64_t length = segment_length(p, rows[0].tile.sequence, s);
+      for (int64_t first = 0; first < length; first += kBlockKeys) {
+        for (int i = 0; i < count; ++i) {
+          to.query = dq[i];
+          to.query_chunk = dq_chunk[i];
+          accumulate_keys(p, rows[i], {s, s + 1, first, first + kBlockKeys}, stats, scratch, to);
+        }
+      }
+    }
+    for (int i = 0; i < count; ++i) {
+      to.query = dq[i];
+      to.query_chunk = dq_chunk[i];
+      close_query(p, rows[i], to);
+      write_query(p, rows[i].tile, dq[i], rows[i]);
+    }
+  }
+};
+
 }  // namespace
 
 void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan) {
   const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
-  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride, dk_width = round_up(p.dim_qk, kLanes);
-  const int64_t dv_width = plan.width - dk_width, batches = plan.batches();
+  const int64_t dk_width = round_up(p.dim_qk, kLanes), dv_width = plan.width - dk_width, batches = plan.batches();
+  const int tiles = plan.owns_bias[0] || plan.owns_bias[1] ? 1 : TileGroup::kTiles;  // strips are of one tile
   parallel(threads, plan.items, operations, [&](Claim& claim) {
-    Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + plan.key_floats() + plan.strip_floats(0) +
+    Arena arena(BlockScratch::floats(p) + TileGroup::floats(p) + plan.key_floats() + plan.strip_floats(0) +
                 plan.strip_floats(1) + 256);
-    BackwardScratch scratch(p, arena);
-    RowTile& tile = scratch.tile;
+    BlockScratch scratch(p, arena);
+    TileGroup group(p, arena);
     Targets to;
-    to.query = arena.take(dq_floats);
-    to.query_chunk = arena.take(dq_floats);
     float* dk = arena.take(plan.longest_k * dk_width * batches);
     float* dv = arena.take(plan.longest_k * dv_width * batches);
     const bool one_chunk = plan.one_chunk();
@@ -79,7 +125,6 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
       to.bias[part] = strips[part].owner;
       to.strip[part] = strips[part].sums;
     }
-    clear(to.query_chunk, dq_floats);
     for (int64_t i; (i = claim.next()) >= 0;) {
       const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
       clear(dk, plan.longest_k * dk_width * batches);
@@ -100,23 +145,18 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
         to.chunk_of = chunk_of + b * plan.blocks();
       };
       const int64_t rows = plan.longest_q * (p.heads_q / p.heads_k);
-      for (int64_t first = 0; first < rows; first += kBlockRows) {
+      for (int64_t first = 0; first < rows; first += tiles * kBlockRows) {
         for (int64_t b = 0; b < batches; ++b) {
-          const Sequence sequence = sequence_of(p, first_batch + b);
-          const int64_t count = smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first);
-          if (count <= 0) continue;
-          init_rows(p, sequence, head, first, count, tile);
+          group.load(p, sequence_of(p, first_batch + b), head, first, tiles);
           aim_at(b);
-          clear(to.query, dq_floats);
-          accumulate_tile(p, tile, all_keys(p), stats, scratch, to);
-          if (p.grad_query.data) write_query(p, tile, to.query, scratch);
+          group.accumulate(p, stats, scratch, to);
           for (Strip& strip : strips) {
             if (strip.sums) strip.leave_tile();
           }
         }
         const bool last_of_chunk = first + kBlockRows >= rows || (first + kBlockRows) % kChunkRows == 0;
         for (Strip& strip : strips) {
-          if (strip.sums) strip.leave_rows(p, tile, last_of_chunk);
+          if (strip.sums) strip.leave_rows(p, group.rows[0].tile, last_of_chunk);
         }
       }
       for (Strip& strip : strips) {

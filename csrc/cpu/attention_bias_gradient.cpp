@@ -21,8 +21,8 @@ void fill_strip(const AttentionProblem& p, const Statistics& stats, const BiasPa
       const int64_t rows = smaller<int64_t>(kBlockRows, smaller(last, sequence.len_q) - row);
       if (rows <= 0) continue;
       for (int64_t h = owner.size[1] == 1 ? 0 : head; h < (owner.size[1] == 1 ? p.heads_q : head + 1); ++h) {
-        init_rows(p, sequence, h / group, h % group * sequence.len_q + row, rows, scratch.tile);
-        accumulate_tile(p, scratch.tile, all_keys(p), stats, scratch, to);
+        init_rows(p, sequence, h / group, h % group * sequence.len_q + row, rows, scratch.rows.tile);
+        accumulate_tile(p, all_keys(p), stats, scratch, to);
         if (total) empty_strip(strip, owner.entries, total);
       }
     }

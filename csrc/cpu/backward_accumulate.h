@@ -73,10 +73,12 @@ inline void add_key_chunks(const AttentionProblem& p, int64_t keys, const Target
   add_key_chunk(p, static_cast<int32_t>(keys), 0, to);
 }
 
-inline void add_products(const AttentionProblem& p, const RowTile& tile, int segment, int64_t first_key, int32_t keys,
-                         int first, int vectors, const int32_t* visible, BackwardScratch& scratch, const Targets& to) {
+inline void add_products(const AttentionProblem& p, const TileScratch& rows, int segment, int64_t first_key,
+                         int32_t keys, int first, int vectors, const int32_t* visible, const BlockScratch& scratch,
+                         const Targets& to) {
+  const RowTile& tile = rows.tile;
   const float* ds = scratch.grad_logits + first;
-  const Staged& k = scratch.staged_key;
+  const Staged& k = scratch.staged.key;
   if (to.query && visible) {
     gemm_isolated(p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys, to.query_chunk + first,
                   kRowStride);
@@ -96,78 +98,86 @@ inline void add_products(const AttentionProblem& p, const RowTile& tile, int seg
     current = chunk;
     const int32_t* seen = visible ? visible + (begin - first) : nullptr;
     if (to.key) {
-      add_keys(keys, begin, end - begin, scratch.grad_logits, scratch.query_rows, p.dim_qk, seen,
+      add_keys(keys, begin, end - begin, scratch.grad_logits, rows.query_rows, p.dim_qk, seen,
                to.key_chunk + offset * round_up(p.dim_qk, kLanes));
     }
     if (to.value) {
-      add_keys(keys, begin, end - begin, scratch.logits, scratch.grad_rows, p.dim_v, seen,
+      add_keys(keys, begin, end - begin, scratch.logits, rows.grad_rows, p.dim_v, seen,
                to.value_chunk + offset * round_up(p.dim_v, kLanes));
     }
     begin = end;
   }
 }
 
-/// Adds what the rows of the tile and the keys of the range give to each other.
-inline void accumulate_tile(const AttentionProblem& p, RowTile& tile, const KeyRange& range, const Statistics& stats,
-                            BackwardScratch& scratch, const Targets& to) {
+/// Adds what the rows of the tile and the keys of the range give to each other. The chunk of dq that is under way stays
+/// open for the keys that follow.
+inline void accumulate_keys(const AttentionProblem& p, TileScratch& rows, const KeyRange& range,
+                            const Statistics& stats, BlockScratch& scratch, const Targets& to) {
   const bool products = to.query || to.key || to.value;
-  bool loaded = false;
-  int rows_finite = -1, keys_finite = -1;      // not looked at yet
+  int keys_finite = -1;                        // not looked at yet
   int pending_first = 0, pending_vectors = 0;  // slices whose products wait, to be multiplied in one go
-  int64_t chunk = -1;
-  int segment = -1;
   const auto flush = [&](int s, int64_t first, int32_t keys) {
     if (!pending_vectors) return;
-    add_products(p, tile, s, first, keys, pending_first, pending_vectors, nullptr, scratch, to);
+    add_products(p, rows, s, first, keys, pending_first, pending_vectors, nullptr, scratch, to);
     pending_vectors = 0;
   };
   const auto visit = [&](const Slice& slice, const KeyBlock& block) {
-    if (!loaded) load_rows(p, tile, scratch, stats);
-    loaded = true;
-    if (to.query && (block.segment != segment || block.first / kChunkKeys != chunk)) {
-      if (chunk >= 0) add_chunk(p, tile, to);
-      segment = block.segment;
-      chunk = block.first / kChunkKeys;
+    if (!rows.loaded) load_rows(p, rows, stats);
+    if (to.query && (block.segment != rows.segment || block.first / kChunkKeys != rows.chunk)) {
+      if (rows.chunk >= 0) add_chunk(p, rows.tile, to);
+      rows.segment = block.segment;
+      rows.chunk = block.first / kChunkKeys;
     }
-    backward_step(p, tile, slice, block, scratch);
+    backward_step(p, rows, slice, scratch);
     for (int part = 0; part < 2; ++part) {
       if (!to.strip[part]) continue;
       const BiasPart& owner = to.bias[part];
-      add_slice(p, tile, slice, block, scratch, owner,
+      add_slice(p, rows.tile, slice, scratch, owner,
                 [&](int r) { return to.strip[part] + (owner.has_rows ? r * owner.entries : 0); });
     }
     if (!products) return;
-    if (p.softcap != 0.0f) apply_slope(slice, block, scratch);
+    if (p.softcap != 0.0f) apply_slope(slice, scratch);
     bool isolate = false;
     if (block.tile_class == TileClass::kPartial) {
-      if (rows_finite < 0) rows_finite = scratch.rows_are_finite(p, tile);
-      if (keys_finite < 0) {
-        keys_finite = !has_non_finite(scratch.staged_key.data, scratch.staged_key.stride, block.keys, p.dim_qk);
-      }
-      isolate = !rows_finite || !keys_finite;
+      const Staged& k = scratch.staged.key;
+      if (rows.rows_finite < 0) rows.rows_finite = rows.rows_are_finite(p);
+      if (keys_finite < 0) keys_finite = !has_non_finite(k.data, k.stride, block.keys, p.dim_qk);
+      isolate = !rows.rows_finite || !keys_finite;
     }
     if (isolate || (pending_vectors && pending_first + pending_vectors * kLanes != slice.first)) {
       flush(block.segment, block.first, block.keys);
     }
     if (isolate) {
-      add_products(p, tile, block.segment, block.first, block.keys, slice.first, slice.vectors, block.visible, scratch,
+      add_products(p, rows, block.segment, block.first, block.keys, slice.first, slice.vectors, block.visible, scratch,
                    to);
     } else {
       if (!pending_vectors) pending_first = slice.first;
       pending_vectors += slice.vectors;
     }
   };
-  for_each_block(p, tile, range, scratch, visit, [&](int s, int64_t first, int32_t keys) {
+  for_each_block(p, rows.tile, range, scratch, visit, [&](int s, int64_t first, int32_t keys) {
     flush(s, first, keys);
     keys_finite = -1;
   });
-  if (to.query && chunk >= 0) add_chunk(p, tile, to);
+}
+
+/// After the last key of a tile.
+inline void close_query(const AttentionProblem& p, const TileScratch& rows, const Targets& to) {
+  if (to.query && rows.chunk >= 0) add_chunk(p, rows.tile, to);
+}
+
+/// A tile from its first key to its last.
+inline void accumulate_tile(const AttentionProblem& p, const KeyRange& range, const Statistics& stats,
+                            BackwardScratch& scratch, const Targets& to) {
+  scratch.rows.begin();
+  accumulate_keys(p, scratch.rows, range, stats, scratch.keys, to);
+  close_query(p, scratch.rows, to);
 }
 
 inline void clear(float* p, int64_t floats) { memset(p, 0, static_cast<size_t>(floats) * sizeof(float)); }
 
 /// dq = scale * the tile's sums, to the rows of grad_query.
-inline void write_query(const AttentionProblem& p, const RowTile& tile, const float* dq, BackwardScratch& scratch) {
+inline void write_query(const AttentionProblem& p, const RowTile& tile, const float* dq, const TileScratch& scratch) {
   alignas(64) float factor[kBlockRows];
   for (float& f : factor) f = p.scale;
   unpack_rows(dq, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);

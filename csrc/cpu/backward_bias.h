@@ -26,24 +26,38 @@ struct BiasPart {
   char* grad_at(int64_t element) const { return const_cast<char*>(at(bias->grad[part], dtype(), element)); }
 };
 
+inline float sum_of(const float* x, int64_t count) {
+  const int64_t whole = count / 4 * 4;
+  float sum = sum_in_four_chains(x, whole);
+  for (int64_t i = whole; i < count; ++i) sum += x[i];
+  return sum;
+}
+
+inline void add_run(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(to + i) + load(from + i));
+  for (; i < count; ++i) to[i] += from[i];
+}
+
 /// strip[entry of key] += row[key - first] for the keys [first, first + keys) of one query row.
 inline void add_row(const BiasPart& owner, int64_t query, int64_t first, int32_t keys, const float* row, float* strip) {
   const BiasView& bias = *owner.bias;
   if (bias.kind == BiasKind::kDecomposed) {
     const int64_t width = bias.size[1][3];
-    for (int32_t j = 0; j < keys; ++j) strip[owner.part == 0 ? (first + j) / width : (first + j) % width] += row[j];
-    return;
+    for (int64_t j = 0; j < keys;) {  // keys that share their element of the first part
+      const int64_t column = (first + j) % width, run = smaller<int64_t>(width - column, keys - j);
+      if (owner.part == 0) {
+        strip[(first + j) / width] += sum_of(row + j, run);
+      } else {
+        add_run(row + j, run, strip + column);
+      }
+      j += run;
+    }
+  } else if (bias.kind == BiasKind::kDense && owner.entries == 1) {
+    strip[0] += sum_of(row, keys);
+  } else {
+    add_run(row, keys, strip + first + (bias.kind == BiasKind::kRelative ? bias.zero - query : 0));
   }
-  if (bias.kind == BiasKind::kDense && owner.entries == 1) {
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (int32_t j = 0; j < keys; ++j) sum[j % 4] += row[j];
-    strip[0] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    return;
-  }
-  float* to = strip + first + (bias.kind == BiasKind::kRelative ? bias.zero - query : 0);
-  int32_t j = 0;
-  for (; j + kLanes <= keys; j += kLanes) store(to + j, load(to + j) + load(row + j));
-  for (; j < keys; ++j) to[j] += row[j];
 }
 
 /// total += strip, and the strip is empty again.
@@ -62,8 +76,9 @@ inline void write_total(const double* total, const BiasPart& owner, int64_t elem
 
 /// Adds the logit gradients of rows [slice] of the tile; `strip_of(row of the tile)` is where that row adds.
 template <class StripOf>
-inline void add_slice(const AttentionProblem& p, const RowTile& tile, const Slice& slice, const KeyBlock& block,
-                      const BackwardScratch& scratch, const BiasPart& owner, const StripOf& strip_of) {
+inline void add_slice(const AttentionProblem& p, const RowTile& tile, const Slice& slice, const BlockScratch& scratch,
+                      const BiasPart& owner, const StripOf& strip_of) {
+  const KeyBlock& block = scratch.block;
   alignas(64) float rows[kSlice * kBlockKeys];
   const int64_t columns = round_up(block.keys, kLanes);  // beyond block.keys: what an earlier block left, never added
   transpose(scratch.grad_logits + slice.first, kRowStride, columns, slice.rows(), rows, kBlockKeys);

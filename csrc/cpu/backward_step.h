@@ -30,47 +30,81 @@ class Statistics {
   }
 };
 
-struct BackwardScratch {
-  float *query_rows, *grad_rows;        // [row][feature]: q times scale, do
-  float *query, *grad;                  // [feature][row]
-  float *logits, *grad_logits;          // [key][row]: afterwards p (dropped), ds
-  float *slope, *keep, *keys, *values;  // softcap's derivative, dropout, staged keys and values
-  float *delta, *shift, *factor;        // of the rows of the tile
-  RowTile tile;
+/// One block of keys and values as fp32, and which it is: (first key, segment, head, batch).
+struct StagedBlock {
+  float *keys, *values;
+  Staged key{nullptr, 0}, value{nullptr, 0};
+  int64_t which[4] = {-1, -1, -1, -1};
+};
+
+/// The memory of a pass for one block of keys at a time.
+struct BlockScratch {
+  float *logits, *grad_logits;  // [key][row]: afterwards p (dropped), ds
+  float *slope, *keep;          // softcap's derivative, dropout
+  StagedBlock staged;
   KeyBlock block;
-  bool rescaled = false;  // whether any row's factor is not 1
-  Staged staged_key{nullptr, 0}, staged_value{nullptr, 0};
-  int64_t staged[4] = {-1, -1, -1, -1};  // (first key, segment, head, batch) of what is staged
+
+  static int64_t floats(const AttentionProblem& p) {
+    return 4 * kBlockKeys * kRowStride + kBlockKeys * (p.dim_qk + p.dim_v) + 6 * 16;
+  }
+  BlockScratch(const AttentionProblem& p, Arena& arena) {
+    for (float** tile_memory : {&logits, &grad_logits, &slope, &keep})
+      *tile_memory = arena.take(kBlockKeys * kRowStride);
+    staged.keys = arena.take(kBlockKeys * p.dim_qk);
+    staged.values = arena.take(kBlockKeys * p.dim_v);
+  }
+};
+
+/// A tile of rows under way: its operands, its statistics, and what was found out about it.
+struct TileScratch {
+  float *query_rows, *grad_rows;  // [row][feature]: q times scale, do
+  float *query, *grad;            // [feature][row]
+  float *delta, *shift, *factor;  // of the rows
+  RowTile tile;
+  bool loaded, rescaled;  // operands are there; some row's factor is not 1
+  int rows_finite;        // -1: not looked at yet
+  int segment;            // of the chunk of keys whose dq is under way
+  int64_t chunk;          // -1: none
 
   static int64_t floats(const AttentionProblem& p) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes), wide = larger(dk, dv);
-    return kBlockRows * (wide + dv) + (dk + dv) * kRowStride + 4 * kBlockKeys * kRowStride +
-           kBlockKeys * (p.dim_qk + p.dim_v) + 3 * kRowStride + 256;
+    return kBlockRows * (wide + dv) + (dk + dv) * kRowStride + 3 * kRowStride + 7 * 16;
   }
-  BackwardScratch(const AttentionProblem& p, Arena& arena) {
+  TileScratch(const AttentionProblem& p, Arena& arena) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
     query_rows = arena.take(kBlockRows * larger(dk, dv));
     grad_rows = arena.take(kBlockRows * dv);
     query = arena.take(dk * kRowStride);
     grad = arena.take(dv * kRowStride);
-    for (float** tile_memory : {&logits, &grad_logits, &slope, &keep})
-      *tile_memory = arena.take(kBlockKeys * kRowStride);
-    keys = arena.take(kBlockKeys * p.dim_qk);
-    values = arena.take(kBlockKeys * p.dim_v);
     for (float** row_memory : {&delta, &shift, &factor}) *row_memory = arena.take(kRowStride);
+    begin();
   }
-  bool rows_are_finite(const AttentionProblem& p, const RowTile& rows) const {
+  /// Forgets the tile before.
+  void begin() {
+    loaded = rescaled = false;
+    rows_finite = segment = -1;
+    chunk = -1;
+  }
+  bool rows_are_finite(const AttentionProblem& p) const {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return !has_non_finite(query_rows, dk, rows.rows, p.dim_qk) && !has_non_finite(grad_rows, dv, rows.rows, p.dim_v);
+    return !has_non_finite(query_rows, dk, tile.rows, p.dim_qk) && !has_non_finite(grad_rows, dv, tile.rows, p.dim_v);
   }
 };
 
+/// What a pass over one tile at a time needs.
+struct BackwardScratch {
+  TileScratch rows;
+  BlockScratch keys;
+  static int64_t floats(const AttentionProblem& p) { return TileScratch::floats(p) + BlockScratch::floats(p); }
+  BackwardScratch(const AttentionProblem& p, Arena& arena) : rows(p, arena), keys(p, arena) {}
+};
+
 /// Packs q and do of the tile, both ways, and the statistics of its rows; rows beyond the end get p = 0.
-inline void load_rows(const AttentionProblem& p, const RowTile& tile, BackwardScratch& scratch,
-                      const Statistics& stats) {
+inline void load_rows(const AttentionProblem& p, TileScratch& scratch, const Statistics& stats) {
+  const RowTile& tile = scratch.tile;
   pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
   pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, scratch.grad);
-  scratch.rescaled = false;
+  scratch.loaded = true;
   for (int r = 0; r < tile.padded; ++r) {
     const bool real = r < tile.rows;
     const int64_t i = Statistics::index(p, tile.sequence, tile.head[r], tile.query[r]);
@@ -91,22 +125,22 @@ inline KeyRange all_keys(const AttentionProblem& p) { return {0, p.num_segments,
 
 /// Brings keys and values of one block into scratch, unless they are there already.
 inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segment, int64_t first, int32_t keys,
-                        BackwardScratch& scratch) {
+                        StagedBlock& staged) {
   const Sequence& sequence = tile.sequence;
   const int64_t wanted[4] = {sequence.first_key + first, segment, tile.head_k, sequence.tensor_batch};
-  if (!memcmp(wanted, scratch.staged, sizeof wanted)) return;
-  memcpy(scratch.staged, wanted, sizeof wanted);
+  if (!memcmp(wanted, staged.which, sizeof wanted)) return;
+  memcpy(staged.which, wanted, sizeof wanted);
   const bool short_tile = tile.padded <= 2 * kLanes;
-  scratch.staged_key = stage(p.segments[segment].key, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_qk,
-                             short_tile, scratch.keys);
-  scratch.staged_value = stage(p.segments[segment].value, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_v,
-                               short_tile, scratch.values);
+  staged.key = stage(p.segments[segment].key, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_qk, short_tile,
+                     staged.keys);
+  staged.value = stage(p.segments[segment].value, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_v,
+                       short_tile, staged.values);
 }
 
 /// For every block of the range in order: visit(slice, block) for each slice of the tile that sees a key of it, with the
 /// keys and values staged, then leave(segment, first, keys) if there was any.
 template <class Visit, class Leave>
-inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRange& range, BackwardScratch& scratch,
+inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRange& range, BlockScratch& scratch,
                            const Visit& visit, const Leave& leave) {
   for (int s = range.segment; s < range.last_segment; ++s) {
     const int64_t last = smaller(range.last, segment_length(p, tile.sequence, s));
@@ -119,7 +153,7 @@ inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRa
         if (prepare_block(p, tile, slice, s, static_cast<int32_t>(first), keys, scratch.block) == TileClass::kSkip) {
           continue;
         }
-        if (!seen) stage_block(p, tile, s, first, keys, scratch);
+        if (!seen) stage_block(p, tile, s, first, keys, scratch.staged);
         seen = true;
         visit(slice, scratch.block);
       }
@@ -130,26 +164,26 @@ inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRa
 
 /// With q, do and the statistics of the tile loaded: scratch.logits = p after dropout, scratch.grad_logits = gradient of
 /// the logits, both 0 where a pair is hidden. With a softcap, scratch.slope = d logit / d product.
-inline void backward_step(const AttentionProblem& p, const RowTile& tile, const Slice& slice, const KeyBlock& block,
-                          BackwardScratch& scratch) {
-  const Staged &k = scratch.staged_key, &v = scratch.staged_value;
+inline void backward_step(const AttentionProblem& p, const TileScratch& rows, const Slice& slice,
+                          BlockScratch& scratch) {
+  const Staged &k = scratch.staged.key, &v = scratch.staged.value;
+  const KeyBlock& block = scratch.block;
   float *logits = scratch.logits + slice.first, *grads = scratch.grad_logits + slice.first;
   float *slope = scratch.slope + slice.first, *keep = scratch.keep + slice.first;
-  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.query + slice.first,
-                                    kRowStride, p.dim_qk, logits, kRowStride);
-  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, v.data, v.stride, scratch.grad + slice.first, kRowStride,
+  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, rows.query + slice.first, kRowStride,
+                                    p.dim_qk, logits, kRowStride);
+  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, v.data, v.stride, rows.grad + slice.first, kRowStride,
                                     p.dim_v, grads, kRowStride);
   finish_logits(p, slice, block, logits, slope);
-  if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
+  if (p.dropout.active) fill_dropout(p, rows.tile, slice, block, keep);
   const bool partial = block.tile_class == TileClass::kPartial;
   for (int v_lane = 0; v_lane < slice.rows(); v_lane += kLanes) {
     const int row = slice.first + v_lane;
-    const Float delta = load(scratch.delta + row), shift = load(scratch.shift + row),
-                factor = load(scratch.factor + row);
+    const Float delta = load(rows.delta + row), shift = load(rows.shift + row), factor = load(rows.factor + row);
     for (int32_t j = 0; j < block.keys; ++j) {
       const int64_t at_pair = j * kRowStride + v_lane;
       Float probability = softmax_weight(load(logits + at_pair) - shift);
-      if (scratch.rescaled) probability = probability * factor;
+      if (rows.rescaled) probability = probability * factor;
       Float grad = load(grads + at_pair), dropped = probability;
       if (p.dropout.active) {
         const Float kept = load(keep + at_pair);
@@ -171,7 +205,8 @@ inline void backward_step(const AttentionProblem& p, const RowTile& tile, const 
 }
 
 /// ds through the softcap: gradient of the logits -> gradient of the products q k.
-inline void apply_slope(const Slice& slice, const KeyBlock& block, BackwardScratch& scratch) {
+inline void apply_slope(const Slice& slice, BlockScratch& scratch) {
+  const KeyBlock& block = scratch.block;
   for (int32_t j = 0; j < block.keys; ++j) {
     for (int row = slice.first; row < slice.first + slice.rows(); row += kLanes) {
       float* grad = scratch.grad_logits + j * kRowStride + row;

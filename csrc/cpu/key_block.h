@@ -131,11 +131,19 @@ inline void bias_row(const AttentionProblem& p, int64_t batch, int64_t head, int
     const int64_t* t = bias.stride[1];
     const int64_t width = bias.size[1][3];
     const int64_t row_w = batch * t[0] + head * t[1] + query * t[2];
-    for (int64_t j = 0; j < keys; ++j) {
-      float h, w;
+    for (int64_t j = 0; j < keys;) {  // keys that share their element of the first part
+      const int64_t column = (key + j) % width, run = smaller(width - column, keys - j);
+      float h;
       widen_run(at(bias.part[0], bias.dtype[0], row + (key + j) / width * s[3]), bias.dtype[0], 1, 1.0f, &h);
-      widen_run(at(bias.part[1], bias.dtype[1], row_w + (key + j) % width * t[3]), bias.dtype[1], 1, 1.0f, &w);
-      to[j] = h + w;
+      if (t[3] == 1) {
+        widen_run(at(bias.part[1], bias.dtype[1], row_w + column), bias.dtype[1], run, 1.0f, to + j);
+      } else {
+        for (int64_t i = 0; i < run; ++i) {
+          widen_run(at(bias.part[1], bias.dtype[1], row_w + (column + i) * t[3]), bias.dtype[1], 1, 1.0f, to + j + i);
+        }
+      }
+      for (int64_t i = 0; i < run; ++i) to[j + i] += h;
+      j += run;
     }
   }
 }

@@ -45,6 +45,7 @@ struct RowTile {
   int32_t query[kBlockRows], head[kBlockRows];
   int32_t ignores_dense[kBlockRows];            // -1: an empty row that was unmasked
   int32_t start[kBlockRows], stop[kBlockRows];  // of the current segment
+  int segment;                                  // whose intervals are loaded; -1: none
   bool one_head, any_ignores_dense;
 
   Slice slice(int index) const {
@@ -99,6 +100,7 @@ inline void init_rows(const AttentionProblem& p, const Sequence& sequence, int64
                       RowTile& tile) {
   tile.sequence = sequence;
   tile.head_k = head_k;
+  tile.segment = -1;
   tile.rows = static_cast<int>(rows);
   tile.padded = static_cast<int>(round_up(rows, kLanes));
   const int64_t group = p.heads_q / p.heads_k;
@@ -120,6 +122,8 @@ inline void init_rows(const AttentionProblem& p, const Sequence& sequence, int64
 }
 
 inline void load_intervals(const AttentionProblem& p, int segment, RowTile& tile) {
+  if (tile.segment == segment) return;
+  tile.segment = segment;
   if (!p.mask.start) {
     const int32_t length = static_cast<int32_t>(segment_length(p, tile.sequence, segment));
     for (int r = 0; r < tile.padded; ++r) {
