@@ -1,8 +1,8 @@
 // The whole pass of the backward: dq, dk, dv and dbias of one (batch, key head) in one work item, 5 products a tile.
 //
 // dk and dv of all keys of the item stay in fp32 scratch while the tiles of rows go by, so that every element is the
-// same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass. Several tiles
-// of rows meet a block of keys before the next block comes, so that long dk and dv are read and written less often.
+// same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass. Where they are
+// long, several tiles of rows meet a block of keys before the next block comes, so that they are read and written less.
 
 #include "backward_passes.h"
 #include "parallel.h"
@@ -105,7 +105,10 @@ struct TileGroup {
 void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan) {
   const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
   const int64_t dk_width = round_up(p.dim_qk, kLanes), dv_width = plan.width - dk_width, batches = plan.batches();
-  const int tiles = plan.owns_bias[0] || plan.owns_bias[1] ? 1 : TileGroup::kTiles;  // strips are of one tile
+  // Strips are of one tile; and where dk and dv fit the cache, tiles that take turns would only push each other out.
+  constexpr int64_t kCached = 3 << 17;  // floats, of a second-level cache of 1 MiB and more
+  const bool in_turn = plan.owns_bias[0] || plan.owns_bias[1] || plan.key_floats() <= kCached;
+  const int tiles = in_turn ? 1 : TileGroup::kTiles;
   parallel(threads, plan.items, operations, [&](Claim& claim) {
     Arena arena(BlockScratch::floats(p) + TileGroup::floats(p) + plan.key_floats() + plan.strip_floats(0) +
                 plan.strip_floats(1) + 256);
