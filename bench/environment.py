@@ -22,6 +22,16 @@ LIMITS = {
 """What each instruction set needs in the environment."""
 
 
+UNLIMITED = ("ONNX Runtime",)
+"""Providers that know no such limit."""
+
+
+def ignores_limit(name: str) -> bool:
+    """Whether a provider uses more than the limit that is in force here: then it is shown, and is no peer."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return os.environ.get(MARK) == "avx2" and name in UNLIMITED and "avx512f" in flags
+
+
 def limited(arguments: Sequence[str]) -> str | None:
     """The instruction set that the arguments ask for."""
     for index, word in enumerate(arguments):

@@ -10,6 +10,7 @@ import torch
 
 from bench import accuracy, machine, measure
 from bench.cases import Call, Case, make_call
+from bench.environment import ignores_limit
 from bench.measure import Runner, sentence
 from bench.problems import Problem
 from bench.providers import OURS, PROVIDERS, Prepared, Provider
@@ -17,6 +18,10 @@ from bench.work import Work, work_of
 
 COLD_FACTOR = 3
 """Copies of a cold case's operands take this many times the last-level cache."""
+
+
+COMPARED = ("ours", "peer", "unlimited")
+"""Kinds of runs that compute the case itself; the others are twins of ours and reads of memory."""
 
 
 def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, check: bool = True) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, chec
     for provider in PROVIDERS:
         if provider.name not in names or (case.only is not None and provider.name not in case.only):
             continue
-        kind = "ours" if provider.name == OURS else "peer"
+        kind = "ours" if provider.name == OURS else "unlimited" if ignores_limit(provider.name) else "peer"
         runners.append((kind, _prepared(provider, case, call)))
     for label, problem, dtype in case.twins:
         runners.append(("twin", _twin(label, case, problem, dtype)))
@@ -53,11 +58,11 @@ def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, chec
         if runner.failure is None:
             measure.settle(runner, share)
     if case.cold:
-        _cool(case, work, [runner for kind, runner in runners if runner.failure is None and kind in ("ours", "peer")])
+        _cool(case, work, [runner for kind, runner in runners if runner.failure is None and kind in COMPARED])
     load = machine.OtherLoad()
     measure.rounds([runner for _, runner in runners], rounds, seconds)
     record["other load"] = load.share()
-    errors = _errors(case, call, [runner for kind, runner in runners if kind in ("ours", "peer")]) if check else {}
+    errors = _errors(case, call, [runner for kind, runner in runners if kind in COMPARED]) if check else {}
     for kind, runner in runners:
         record["runs"][runner.label] = _run_record(kind, runner, errors.get(runner.label))
     return record

@@ -39,7 +39,7 @@ def lengths(results: Results) -> Any:
         if peaks:
             axes.axhline(peaks["fma GFLOP/s"], color=INK, linewidth=1, linestyle=(0, (4, 2)))
             axes.annotate(
-                "measured fp32 multiply-add peak", (lengths[0], peaks["fma GFLOP/s"]), (0, 4), fontsize=8.5,
+                "fp32 multiply-add peak", (lengths[0], peaks["fma GFLOP/s"]), (0, 4), fontsize=8.5,
                 textcoords="offset points", va="bottom",
             )  # fmt: skip
         for label in reversed(STYLES):
@@ -57,6 +57,7 @@ def lengths(results: Results) -> Any:
                                        label=label, zorder=4 if label == OURS else 3)  # fmt: skip
         axes.set_xscale("log", base=2)
         powers(axes.xaxis, lengths)
+        axes.margins(y=0.13)
         axes.set_ylim(bottom=0)
         axes.set_title(title)
         axes.set_xlabel("length (tokens), 8 heads, D 64")

@@ -13,6 +13,7 @@ from bench.measure import Runner
 from bench.problems import Problem
 from bench.providers import PROVIDERS
 from bench.providers.base import Prepared
+from bench.results import Record
 
 TINY = Case(Problem("tiny", (5,), (9,), heads=2, dim=8), "float32", True, ())
 
@@ -119,6 +120,14 @@ def test_a_provider_that_raises_is_reported(monkeypatch, when: str, sentence: st
     assert found["runs"]["raising"] == {"kind": "peer", "why_not": sentence}
     for name in ("mmkernels", "SDPA"):
         assert len(found["runs"][name]["samples"]) >= 3
+
+
+def test_a_provider_that_cannot_be_limited_is_no_peer_of_a_limited_run(monkeypatch):
+    monkeypatch.setattr(run, "PROVIDERS", PROVIDERS[:3])
+    monkeypatch.setattr(run, "ignores_limit", lambda name: name == "naive")
+    found = run.run_case(TINY, ["mmkernels", "SDPA", "naive"], 2, 0.05)
+    assert found["runs"]["naive"]["kind"] == "unlimited" and found["runs"]["naive"]["error"]["allowed"] < 2
+    assert Record(found).peers() == ["SDPA"]
 
 
 def test_results_that_are_wrong_show_in_the_error(monkeypatch):
