@@ -23,13 +23,14 @@ struct Scratch {
 
   static int64_t floats(const AttentionProblem& p) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return kFewRows * (p.dim_qk + 2 * kKeyStride) + dk * kKeyStride + kBlockKeys * (dk + dv) + kLanes + 7 * 16;
+    return kFewRows * (p.dim_qk + 2 * kKeyStride) + dk * kKeyStride + 2 * kLanes * dk + kBlockKeys * dv + kLanes +
+           7 * 16;
   }
   Scratch(const AttentionProblem& p, Arena& arena) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
     query = arena.take(kFewRows * p.dim_qk);
     keys = arena.take(dk * kKeyStride);
-    wide = arena.take(kBlockKeys * dk);
+    wide = arena.take(2 * kLanes * dk);
     values = arena.take(kBlockKeys * dv);
     logits = arena.take(kFewRows * kKeyStride);
     keep = arena.take(kFewRows * kKeyStride);
@@ -62,18 +63,35 @@ inline Staged stage_whole(const TensorView& t, int64_t batch, int64_t head, int6
   return {buffer, width};
 }
 
-/// scratch.keys = keys [first, first + keys) as [feature][key]; what lies beyond the last key is never visible.
-inline void transpose_keys(const AttentionProblem& p, const Staged& k, int32_t keys, Scratch& scratch) {
-  const int64_t width = round_up(p.dim_qk, kLanes);
-  const int32_t whole = keys / kLanes * kLanes;
-  transpose(k.data, k.stride, whole, width, scratch.keys, kKeyStride);
-  if (whole == keys) return;
-  alignas(64) float rest[kLanes * kLanes];  // the last keys, filled up with zeros
-  for (int64_t d = 0; d < width; d += kLanes) {
-    for (int32_t j = 0; j < kLanes; ++j) {
-      store(rest + j * kLanes, whole + j < keys ? load(k.data + (whole + j) * k.stride + d) : splat(0.0f));
+/// Asks for rows before they are needed: decoding is bound by memory, and blocks of keys and of values alternate.
+inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                          int64_t columns) {
+  constexpr int64_t kLine = 64;
+  for (int64_t r = row; r < row + rows; ++r) {
+    const char* first = row_of(t, batch, head, r);
+    for (int64_t byte = 0; byte < columns * element_size(t.dtype); byte += kLine) __builtin_prefetch(first + byte);
+  }
+}
+
+/// scratch.keys = `keys` keys from `row` on as [feature][key]; what lies beyond the last key is 0 and never visible.
+inline void load_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row, int32_t keys,
+                      Scratch& scratch) {
+  const int64_t width = round_up(p.dim_qk, kLanes), batch = tile.sequence.tensor_batch;
+  for (int32_t first = 0; first < keys; first += kLanes) {
+    const int32_t count = smaller(kLanes, keys - first);
+    prefetch_rows(segment.value, batch, tile.head_k, row + first, count, p.dim_v);
+    prefetch_rows(segment.key, batch, tile.head_k, row + first + kBlockKeys, count, p.dim_qk);  // of the next block
+    Staged k = stage_whole(segment.key, batch, tile.head_k, row + first, count, p.dim_qk, scratch.wide);
+    if (count < kLanes) {
+      float* whole = scratch.wide + kLanes * width;
+      for (int32_t j = 0; j < kLanes; ++j) {
+        for (int64_t d = 0; d < width; d += kLanes) {
+          store(whole + j * width + d, j < count ? load(k.data + j * k.stride + d) : splat(0.0f));
+        }
+      }
+      k = {whole, width};
     }
-    transpose_square(rest, kLanes, scratch.keys + d * kKeyStride + whole, kKeyStride);
+    transpose(k.data, k.stride, kLanes, width, scratch.keys + first, kKeyStride);
   }
 }
 
@@ -230,9 +248,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    const Staged k = stage_whole(segment.key, batch, tile.head_k, row, keys, p.dim_qk, scratch.wide);
+    load_keys(p, segment, tile, row, keys, scratch);
     const Staged v = stage_whole(segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
-    transpose_keys(p, k, keys, scratch);
     gemm<Start::kZero, Layout::kRows>(tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query, p.dim_qk,
                                       scratch.keys, kKeyStride, p.dim_qk, scratch.logits, kKeyStride);
     finish_logits(p, tile, block, scratch);
