@@ -3,7 +3,7 @@
 // Where lanes are rows, one query row fills one lane in 8 or 16. Here keys are transposed in registers, 64 at a time,
 //   s[row][key] = q kT,  row max, p = exp(s - max),  acc[row][feature] = acc * exp(old - new) + p v
 // in the same micro-kernel. Every logit, sum and output element is the same chain of operations as where lanes are rows
-// (gemm.h, attention_forward.cpp), so a row's bits do not tell which way it went.
+// (gemm.h, many_rows.h), so a row's bits do not tell which way it went.
 #pragma once
 
 #include "gemm.h"
@@ -16,9 +16,10 @@ constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are us
 constexpr int kKeyStride = kBlockKeys + 16;
 
 struct Scratch {
-  float *query, *keys, *wide, *values, *logits,
-      *keep;      // keys: [feature][key]; the others have rows of features or keys
-  float* factor;  // one vector: a lane is a row
+  float *query, *wide, *values;  // rows of features
+  float* keys;                   // [feature][key]
+  float *logits, *keep;          // [row][key]
+  float* factor;                 // one vector: a lane is a row
   int32_t visible[kFewRows * kBlockKeys];
 
   static int64_t floats(const AttentionProblem& p) {
@@ -95,7 +96,7 @@ inline void load_keys(const AttentionProblem& p, const Segment& segment, const R
   }
 }
 
-// ---- visibility, bias, dropout: as in tile.h, with keys in the lanes ----
+// ---- visibility, bias, dropout: as in key_block.h, with keys in the lanes ----
 
 inline void fill_visible(const AttentionProblem& p, const RowTile& tile, const KeyBlock& block, Scratch& scratch) {
   const int64_t key_stride = p.mask.visible_stride[3];
