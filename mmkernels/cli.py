@@ -85,6 +85,8 @@ def train(args: argparse.Namespace) -> int:
     from mmkernels.models.sealed import prepare_folder
 
     path = Path(args.out) / checkpoint.FILE_NAME
+    if args.resume and args.overwrite:
+        raise ValueError("--resume goes on with the checkpoint in --out, --overwrite replaces it: give one of them")
     if args.resume:
         fixed = [f"--{n}" for n in ("steps", "minutes", "seed", "preset", "dropout") if getattr(args, n) is not None]
         if fixed:

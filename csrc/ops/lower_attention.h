@@ -304,9 +304,10 @@ class Lowered {
     d.key0 = static_cast<uint32_t>(seed);
     d.key1 = static_cast<uint32_t>(seed >> 32);
     const double threshold = std::nearbyint(c.dropout_p * 4294967296.0);
-    // p = 1 drops every pair: no 32-bit threshold says that, a zero scale does
-    d.threshold = threshold >= 4294967295.0 ? 0xFFFFFFFFu : static_cast<uint32_t>(threshold);
-    d.keep_scale = c.dropout_p >= 1.0 ? 0.0f : static_cast<float>(1.0 / (1.0 - c.dropout_p));
+    // 2^32 drops every pair: no 32-bit threshold says that, a zero scale does
+    const bool drops_all = threshold >= 4294967296.0;
+    d.threshold = drops_all ? 0xFFFFFFFFu : static_cast<uint32_t>(threshold);
+    d.keep_scale = drops_all ? 0.0f : static_cast<float>(1.0 / (1.0 - c.dropout_p));
     for (int i = 0; i < 4; ++i) {
       MMK_CHECK(c.offsets[i] >= 0, "dropout offsets must not be negative, got ", c.offsets[i]);
       d.offset[i] = c.offsets[i];

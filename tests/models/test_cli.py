@@ -92,6 +92,7 @@ def test_finished_run_resumes_to_itself(finished, capsys):
         (["--steps", "5", "--threads", "0"], "threads must be at least 1"),
         (["--resume"], "No such file"),
         (["--resume", "--seed", "1", "--steps", "9"], "do not give them again: --steps, --seed"),
+        (["--resume", "--overwrite"], "give one of them"),
     ],
 )
 def test_wrong_arguments_of_train(capsys, tmp_path, arguments, sentence):
