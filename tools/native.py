@@ -38,8 +38,8 @@ BYTES_PER_JOB = 3 << 29
 # Sources of csrc/cpu hold kernels and are compiled once per instruction set, except this one, which picks a set.
 COMPILED_ONCE = ("dispatch.cpp",)
 
-# Which products are fused is written out, lest two loops over the same formula differ in a bit; only where the compiler's
-# vector extensions have no fused multiply-add of their own must it find a * b + c by itself.
+# Which products are fused is written out, lest two loops over the same formula differ in a bit; only where the
+# compiler's vector extensions have no fused multiply-add of their own must it find a * b + c by itself.
 WRITTEN, FOUND = "-ffp-contract=off", "-ffp-contract=fast"
 
 X86_ISAS = {

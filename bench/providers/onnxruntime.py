@@ -80,7 +80,7 @@ def _graphs(f: Folded) -> Iterator[_Graph]:
         helper.make_node("MatMul", ["weights", "value"], ["out"]),
     ]
     yield _Graph("plain graph", nodes, named, out)
-    causal = {"is_causal": 1} if f.causal and f.bias is None else {}
+    causal: dict[str, Any] = {"is_causal": 1} if f.causal and f.bias is None else {}
     inputs = [name for name in named if not (causal and name == "added")]
     attention = helper.make_node("Attention", inputs, ["out"], scale=f.scale, **causal)
     yield _Graph("Attention", [attention], {name: named[name] for name in inputs}, out)

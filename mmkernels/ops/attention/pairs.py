@@ -177,8 +177,8 @@ def _places(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 def _widen(tensor: Tensor, dtype: torch.dtype, whole: bool) -> Tensor:
     """To the accumulation dtype; a finite fp64 number stays finite in fp32, because -inf would mask its pair.
 
-    The least number of fp16, where it is the whole bias, becomes the least of `dtype`: beside either a logit is lost, and
-    a row of nothing else is uniform.
+    The least number of fp16, where it is the whole bias, becomes the least of `dtype`: beside either a logit is lost,
+    and a row of nothing else is uniform.
     """
     if tensor.dtype == torch.float64 and dtype != torch.float64:
         limit = torch.finfo(dtype).max
