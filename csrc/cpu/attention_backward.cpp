@@ -5,7 +5,9 @@
 //   statistics   delta, and the shift and factor that turn logits into probabilities, per row
 // and then, where there are (batch, key head) pairs enough for the threads,
 //   whole pass   one work item per pair: dq, dk, dv and dbias together, 5 products a tile
-// else (and for what the whole pass does not own)
+// or, where there are not, but keys enough,
+//   wave pass    one work item per pair and chunk of keys: dq, dk and dv together
+// else (and for the biases that the whole pass does not own)
 //   query pass   one item per tile of rows: dq; 3 products
 //   key pass     one item per block of keys: dk and dv over all rows that share the head; 4 products
 //   bias pass    one item per piece of the bias (attention_bias_gradient.cpp); 2 products
@@ -237,9 +239,11 @@ void attention_backward(const AttentionProblem& p, const Threads& threads) {
     values |= p.segments[s].grad_value.data != nullptr;
     together &= p.segments[s].key_batches == p.segments[s].value_batches;
   }
-  const bool whole = p.grad_query.data && keys && values && plan.worthwhile(threads);
+  const bool everything = p.grad_query.data && keys && values, whole = everything && plan.worthwhile(threads);
   if (whole) {
     whole_pass(p, threads, stats, plan);
+  } else if (everything && plan.waves_worthwhile(threads)) {
+    wave_pass(p, threads, stats);
   } else {
     if (p.grad_query.data) query_pass(p, threads, stats);
     if (keys && values && together) {

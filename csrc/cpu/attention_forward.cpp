@@ -19,23 +19,6 @@
 MMK_NAMESPACE_BEGIN
 namespace {
 
-int64_t count_chunks(const AttentionProblem& p, const Sequence& sequence) {
-  int64_t n = 0;
-  for (int s = 0; s < p.num_segments; ++s) n += ceil_div(segment_length(p, sequence, s), kChunkKeys);
-  return n;
-}
-
-Chunk chunk_at(const AttentionProblem& p, const Sequence& sequence, int64_t index) {
-  for (int s = 0;; ++s) {
-    const int64_t length = segment_length(p, sequence, s), n = ceil_div(length, kChunkKeys);
-    if (index < n) {
-      const int64_t first = index * kChunkKeys;
-      return {s, static_cast<int32_t>(first), static_cast<int32_t>(smaller<int64_t>(first + kChunkKeys, length))};
-    }
-    index -= n;
-  }
-}
-
 /// One thread's memory, and the two ways of a tile: a row's bits do not tell which it went.
 class Worker {
  public:

@@ -2,8 +2,12 @@
 #pragma once
 
 #include "backward_accumulate.h"
+#include "chunks.h"
 
 MMK_NAMESPACE_BEGIN
+
+/// Chunks of keys that a wave of the backward takes: enough that uneven ones do not leave threads waiting.
+inline int64_t wave_units(const Threads& threads) { return 2 * threads.count; }
 
 /// What the whole pass computes, and how it is cut into items: (batch, key head), or key head where an item must see
 /// every batch because a bias is shared by them.
@@ -44,6 +48,15 @@ struct WholePass {
     const int64_t* size = p.bias.size[part];
     return size[2] > 1 ? kBlockRows * size[3] : 5 * size[3];  // a strip with rows, or one with two totals in fp64
   }
+  /// Where there are too few items for the threads, or dk and dv are too long: dq, dk and dv in waves of chunks of keys.
+  bool waves_worthwhile(const Threads& threads) const {
+    constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB for a wave's parts of dq
+    if (!possible || p.cu_q || p.batch == 0 || p.len_q == 0) return false;
+    const int64_t chunks = count_chunks(p, sequence_of(p, 0)),
+                  rows = round_up(rows_of(p, sequence_of(p, 0)), kBlockRows);
+    return p.batch * p.heads_k * chunks >= threads.count &&
+           (2 * wave_units(threads) + 1) * rows * round_up(p.dim_qk, kLanes) <= kMostFloats;
+  }
   bool worthwhile(const Threads& threads) const {
     constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB a thread
     return possible && items >= threads.count && key_floats() + strip_floats(0) + strip_floats(1) <= kMostFloats;
@@ -52,6 +65,9 @@ struct WholePass {
 
 /// dq, dk, dv and the biases the plan owns, in one sweep (attention_backward_whole.cpp).
 void whole_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats, const WholePass& plan);
+
+/// dq, dk and dv in waves of chunks of keys (attention_backward_waves.cpp).
+void wave_pass(const AttentionProblem& p, const Threads& threads, const Statistics& stats);
 
 /// Gradient of part 0 or 1 of the bias, on its own (attention_bias_gradient.cpp).
 void bias_gradient(const AttentionProblem& p, const Threads& threads, const Statistics& stats, int part);

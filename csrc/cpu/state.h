@@ -2,15 +2,10 @@
 #pragma once
 
 #include "../core/softmax.h"
+#include "chunks.h"
 #include "key_block.h"
 
 MMK_NAMESPACE_BEGIN
-
-/// One chunk of keys: `segment`, keys [first, last).
-struct Chunk {
-  int segment;
-  int32_t first, last;
-};
 
 /// Per row its maximum, its sum and its unnormalised output: [value feature][row], or [row][feature] (few_rows.h).
 struct State {
