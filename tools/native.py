@@ -38,27 +38,24 @@ BYTES_PER_JOB = 3 << 29
 # Sources of csrc/cpu hold kernels and are compiled once per instruction set, except this one, which picks a set.
 COMPILED_ONCE = ("dispatch.cpp",)
 
-# Which products are fused is written out, lest two loops over the same formula differ in a bit; only where the
-# compiler's vector extensions have no fused multiply-add of their own must it find a * b + c by itself.
-WRITTEN, FOUND = "-ffp-contract=off", "-ffp-contract=fast"
-
 X86_ISAS = {
-    "baseline": ["-march=x86-64", WRITTEN],
-    "avx2": ["-mavx2", "-mfma", "-mf16c", WRITTEN],
+    "baseline": ["-march=x86-64"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-        *("-mfma", "-mf16c", "-mprefer-vector-width=512", WRITTEN),
+        *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
         *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC raises them in its own intrinsics (bug 105593)
     ],
     # the 16-lane kernels on the compiler's vector extensions, for machines without AVX-512
-    "vec16": ["-mavx2", "-mfma", "-mf16c", FOUND],
+    "vec16": ["-mavx2", "-mfma", "-mf16c"],
 }
-OTHER_ISAS: dict[str, list[str]] = {"baseline": [FOUND], "vec16": [FOUND]}
+OTHER_ISAS: dict[str, list[str]] = {"baseline": [], "vec16": []}
 
-# No -ffast-math: masked NaN and Inf must stay where they are.
+# No -ffast-math: masked NaN and Inf must stay where they are. No -ffp-contract: which products are fused is written out,
+# lest two loops over the same formula differ in a bit.
 FLAGS = [
     *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"),
-    *("-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"),
     "-Wno-psabi",  # vectors wider than the processor's never leave a translation unit
     *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030a0000"),
 ]

@@ -20,7 +20,7 @@ struct Merge {
   Lane row_max, factor_a, factor_b;
 };
 
-/// The sum, or the accumulator, of the merged state: written out, since a compiler may fuse either product.
+/// The sum, or the accumulator, of the merged state: which product is fused is written out.
 template <class Lane>
 MMK_HOST_DEVICE inline Lane merged(const Merge<Lane>& m, Lane a, Lane b) {
   return LaneOps<Lane>::multiply_add(a, m.factor_a, b * m.factor_b);

@@ -13,9 +13,10 @@
 //   bias pass    one item per piece of the bias (attention_bias_gradient.cpp); 2 products
 //
 // Every sum is the same chain in the same order either way, no atomics: bits do not depend on the choice, nor on
-// threads. Nothing larger than tiles, O(rows) statistics and (whole pass) dk and dv in fp32 is kept.
+// threads. Kept beside tiles and O(rows) statistics: dk and dv in fp32 (whole pass), parts of dq (wave pass).
 // Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
 
+#include "../core/softmax.h"
 #include "backward_passes.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -186,8 +187,8 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
     BackwardScratch scratch(p, arena);
     float *dk_memory = arena.take(kBlockKeys * dk_width), *dv_memory = arena.take(kBlockKeys * dv_width);
     float *dk_chunk = arena.take(kBlockKeys * dk_width), *dv_chunk = arena.take(kBlockKeys * dv_width);
-    int64_t chunk_of = -1;
     for (int64_t i; (i = claim.next()) >= 0;) {
+      int64_t chunk_of = -1;
       const KeyItem item = items.at(i);
       const Segment& segment = p.segments[item.segment];
       float* dk = keys && segment.grad_key.data ? dk_memory : nullptr;
@@ -210,7 +211,7 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       to.first_key = segment.offset + first;
       to.first_block = block_index(p, item.segment, first);
       const KeyRange range = {item.segment, item.segment + 1, first, first + count};
-      const bool broadcast = !p.cu_q && items.batches(item.segment) < p.batch;
+      const bool broadcast = !p.cu_q && items.batches(item.segment) != p.batch;  // also where the batch is 0
       for (int64_t b = broadcast ? 0 : item.batch; b < (broadcast ? p.batch : item.batch + 1); ++b) {
         const Sequence sequence = sequence_of(p, b);
         const int64_t rows = rows_of(p, sequence);

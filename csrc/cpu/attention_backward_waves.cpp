@@ -9,7 +9,6 @@
 // large as the pair's dq in fp32, for every unit of a wave.
 
 #include "backward_passes.h"
-#include "chunks.h"
 #include "parallel.h"
 
 MMK_NAMESPACE_BEGIN
@@ -26,8 +25,7 @@ class Waves {
         width(wave_units(pool)),
         tiles(ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows)),
         part_floats(tiles * tile_floats()) {
-    const int64_t floats = (2 * width + 1) * part_floats;
-    parts = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(round_up(floats, 16)) * sizeof(float)));
+    parts = allocate(2 * width * part_floats);
     totals = parts + width * part_floats;
   }
   ~Waves() { std::free(parts); }
@@ -109,8 +107,8 @@ class Waves {
       for (int64_t i; (i = claim.next()) >= 0;) {
         const int64_t pair = first_pair + i / tiles, t = i % tiles;
         const int64_t begin = larger(pair * chunks, first), end = smaller((pair + 1) * chunks, last);
-        // at most width pairs are under way, and the one that goes on keeps its place
-        float* total = totals + pair % (width + 1) * part_floats + t * tile_floats();
+        // a wave meets at most width pairs, and the one that goes on keeps its place
+        float* total = totals + pair % width * part_floats + t * tile_floats();
         if (begin == pair * chunks) clear(total, tile_floats());
         for (int64_t unit = begin; unit < end; ++unit) {
           const float* part = parts + (unit - first) * part_floats + t * tile_floats();

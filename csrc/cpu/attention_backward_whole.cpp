@@ -106,7 +106,7 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
   const double operations = 10.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
   const int64_t dk_width = round_up(p.dim_qk, kLanes), dv_width = plan.width - dk_width, batches = plan.batches();
   // Strips are of one tile; and where dk and dv fit the cache, tiles that take turns would only push each other out.
-  constexpr int64_t kCached = 3 << 17;  // floats, of a second-level cache of 1 MiB and more
+  constexpr int64_t kCached = 3 << 17;  // floats: what spills from a second-level cache of 1 MiB is still few
   const bool in_turn = plan.owns_bias[0] || plan.owns_bias[1] || plan.key_floats() <= kCached;
   const int tiles = in_turn ? 1 : TileGroup::kTiles;
   parallel(threads, plan.items, operations, [&](Claim& claim) {

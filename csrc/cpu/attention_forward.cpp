@@ -40,7 +40,7 @@ class Worker {
   }
   void merge(const RowTile& tile, const State& chunk) {
     if (empty_) {
-      memcpy(total_.acc, chunk.acc, static_cast<size_t>(State::floats(p_.dim_v)) * sizeof(float));
+      is_few(tile) ? few::copy(p_, tile, total_, chunk) : many::copy(p_, tile, total_, chunk);
       empty_ = false;
       return;
     }
@@ -72,39 +72,37 @@ class Worker {
 };
 
 void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles& tiles, double operations) {
-  RowTile first;
-  int64_t most = 0;
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    tiles.load(t, first);
-    most = larger(most, count_chunks(p, first.sequence));
-  }
-  const int64_t floats = State::floats(p.dim_v);
-  float* states =
-      static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(round_up(tiles.count * most * floats, 16)) * 4));
-  uint8_t* seen = static_cast<uint8_t*>(std::calloc(static_cast<size_t>(tiles.count * most), 1));
+  int64_t most = 0;  // chunks of a sequence
+  for (int64_t b = 0; b < p.batch; ++b) most = larger(most, count_chunks(p, sequence_of(p, b)));
+  const bool few = tiles.most_rows() <= few::kFewRows;
+  const int64_t rows = few ? kLanes : kRowStride, floats = State::floats(p.dim_v, rows);
+  float* states = allocate(tiles.count * most * floats);
+  const auto state_of = [&](int64_t i) { return State::in(states + i * floats, p.dim_v, rows); };
+  float* seen = allocate(tiles.count * most);  // whether any row saw a key of the chunk
   parallel(threads, tiles.count * most, operations, [&](Claim& claim) {
     Arena arena(Worker::floats(p));
     Worker worker(p, arena);
     RowTile tile;
     for (int64_t i; (i = claim.next()) >= 0;) {
       tiles.load(i / most, tile);
+      seen[i] = 0.0f;
       if (i % most >= count_chunks(p, tile.sequence)) continue;
       worker.start(tile);
-      const State state = State::in(states + i * floats, p.dim_v);
-      seen[i] = worker.attend(tile, chunk_at(p, tile.sequence, i % most), state);
+      seen[i] = worker.attend(tile, chunk_at(p, tile.sequence, i % most), state_of(i)) ? 1.0f : 0.0f;
     }
   });
-  Arena arena(Worker::floats(p));
-  Worker worker(p, arena);
-  RowTile tile;
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    tiles.load(t, tile);
-    for (int64_t c = 0; c < most; ++c) {
-      const int64_t i = t * most + c;
-      if (seen[i]) worker.merge(tile, State::in(states + i * floats, p.dim_v));
+  parallel(threads, tiles.count, static_cast<double>(tiles.count * most * floats), [&](Claim& claim) {
+    Arena arena(Worker::floats(p));
+    Worker worker(p, arena);
+    RowTile tile;
+    for (int64_t t; (t = claim.next()) >= 0;) {
+      tiles.load(t, tile);
+      for (int64_t i = t * most; i < (t + 1) * most; ++i) {
+        if (seen[i] != 0.0f) worker.merge(tile, state_of(i));
+      }
+      worker.finish(tile);
     }
-    worker.finish(tile);
-  }
+  });
   std::free(seen);
   std::free(states);
 }

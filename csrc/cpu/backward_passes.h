@@ -52,10 +52,10 @@ struct WholePass {
   bool waves_worthwhile(const Threads& threads) const {
     constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB for a wave's parts of dq
     if (!possible || p.cu_q || p.batch == 0 || p.len_q == 0) return false;
-    const int64_t chunks = count_chunks(p, sequence_of(p, 0)),
-                  rows = round_up(rows_of(p, sequence_of(p, 0)), kBlockRows);
+    const int64_t chunks = count_chunks(p, sequence_of(p, 0));
+    const int64_t rows = ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows) * kRowStride;
     return p.batch * p.heads_k * chunks >= threads.count &&
-           (2 * wave_units(threads) + 1) * rows * round_up(p.dim_qk, kLanes) <= kMostFloats;
+           2 * wave_units(threads) * rows * round_up(p.dim_qk, kLanes) <= kMostFloats;
   }
   bool worthwhile(const Threads& threads) const {
     constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB a thread

@@ -3,10 +3,8 @@
 
 #include <initializer_list>
 
-#include "../core/softmax.h"
 #include "gemm.h"
 #include "key_block.h"
-#include "parallel.h"
 
 MMK_NAMESPACE_BEGIN
 

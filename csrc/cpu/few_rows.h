@@ -7,6 +7,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "key_block.h"
 #include "state.h"
 
 MMK_NAMESPACE_BEGIN
@@ -14,6 +15,8 @@ namespace few {
 
 constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
 constexpr int kKeyStride = kBlockKeys + 16;
+
+inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
 struct Scratch {
   float *query, *wide, *values;  // rows of features
@@ -38,8 +41,6 @@ struct Scratch {
     factor = arena.take(kLanes);
   }
 };
-
-inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
 // ---- operands ----
 
@@ -153,6 +154,7 @@ inline void finish_logits(const AttentionProblem& p, const RowTile& tile, KeyBlo
     if (has_bias) {
       const int64_t key = p.segments[block.segment].offset + block.first;
       bias_row(p, tile.sequence.batch, tile.head[r], tile.query[r], key, block.keys, bias);
+      for (int32_t j = block.keys; j < round_up(block.keys, kLanes); ++j) bias[j] = 0.0f;
       bool hidden = false;
       for (int32_t j = 0; j < block.keys; ++j) hidden |= bias[j] == -INFINITY;
       if (hidden) {
@@ -179,8 +181,9 @@ inline void fill_dropout(const AttentionProblem& p, const RowTile& tile, const K
   for (int r = 0; r < tile.rows; ++r) {
     const SplitWord query = split(splat(static_cast<uint32_t>(tile.query[r] + d.offset[2])));
     const SplitWord head = split(splat(static_cast<uint32_t>(tile.head[r] + d.offset[1])));
+    for (int64_t j = 0; j < kBlockKeys; j += kLanes) store(scratch.keep + r * kKeyStride + j, splat(0.0f));
     for (int64_t group = first / 4; group * 4 < first + block.keys; group += kLanes) {
-      const Word key = (Word)(splat(static_cast<int32_t>(static_cast<uint32_t>(group))) + lane_indices());
+      const Word key = splat(static_cast<uint32_t>(group)) + (Word)lane_indices();
       const PhiloxBlock<SplitWord> random = philox4x32<SplitWord>({{split(key), query, head, batch}}, d.key0, d.key1);
       for (int w = 0; w < 4; ++w) {
         const Word word = join(random.word[w]);
@@ -271,6 +274,13 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     }
   }
   return started;
+}
+
+/// total = chunk, where no chunk came before.
+inline void copy(const AttentionProblem& p, const RowTile& tile, const State& total, const State& chunk) {
+  memcpy(total.acc, chunk.acc, static_cast<size_t>(tile.rows * row_width(p)) * sizeof(float));
+  store(total.row_max, load(chunk.row_max));
+  store(total.row_sum, load(chunk.row_sum));
 }
 
 /// total = merge(total, chunk), in place.

@@ -1,4 +1,7 @@
-// What a block of keys means to a slice of query rows: visibility, bias, logits, dropout. Lanes are rows.
+// What a block of keys means to a slice of query rows: visibility, bias, logits, dropout.
+//
+// Lanes are query rows. Logits stand as [key][row], so that maxima, sums, intervals and Philox counters are all
+// element-wise over lanes and no horizontal reduction is needed.
 #pragma once
 
 #include <cfloat>
@@ -65,10 +68,10 @@ inline void intersect_dense(const AttentionProblem& p, const RowTile& tile, cons
     }
     return;
   }
-  alignas(64) float rows[kSlice * kBlockKeys];  // the bits of integers: only ever moved
+  alignas(64) int32_t rows[kSlice * kBlockKeys];
   const int32_t columns = static_cast<int32_t>(round_up(block.keys, kLanes));
   for (int lane = 0; lane < slice.rows(); ++lane) {
-    int32_t* to = reinterpret_cast<int32_t*>(rows) + lane * kBlockKeys;
+    int32_t* to = rows + lane * kBlockKeys;
     const uint8_t* row = visible_row(p, tile, slice.first + lane) + first;
     const Int ignores = splat(tile.ignores_dense[slice.first + lane]);
     int32_t j = 0;
@@ -79,7 +82,7 @@ inline void intersect_dense(const AttentionProblem& p, const RowTile& tile, cons
     for (; j < columns; ++j) to[j] = 0;
   }
   alignas(64) float visible[kBlockKeys * kSlice];
-  transpose(rows, kBlockKeys, slice.rows(), columns, visible, kSlice);
+  transpose(reinterpret_cast<const float*>(rows), kBlockKeys, slice.rows(), columns, visible, kSlice);  // only moved
   for (int32_t j = 0; j < block.keys; ++j) {
     for (int v = 0; v < slice.rows(); v += kLanes) {
       int32_t* mask = block.visible + j * kSlice + v;

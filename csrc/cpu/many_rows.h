@@ -4,6 +4,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "key_block.h"
 #include "state.h"
 
 MMK_NAMESPACE_BEGIN
@@ -139,6 +140,15 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     }
   }
   return started;
+}
+
+/// total = chunk, where no chunk came before.
+inline void copy(const AttentionProblem& p, const RowTile& tile, const State& total, const State& chunk) {
+  memcpy(total.acc, chunk.acc, static_cast<size_t>(round_up(p.dim_v, kLanes) * kRowStride) * sizeof(float));
+  for (int r = 0; r < tile.padded; r += kLanes) {
+    store(total.row_max + r, load(chunk.row_max + r));
+    store(total.row_sum + r, load(chunk.row_sum + r));
+  }
 }
 
 /// total = merge(total, chunk), in place; exact where either saw nothing.

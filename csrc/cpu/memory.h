@@ -107,6 +107,13 @@ inline Staged stage(const TensorView& t, int64_t batch, int64_t head, int64_t ro
   return {buffer, columns};
 }
 
+/// Memory of a whole call or of a thread. There is no way to go on without it.
+inline float* allocate(int64_t floats) {
+  void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(larger<int64_t>(floats, 1), 16)) * sizeof(float));
+  if (!data) std::abort();
+  return static_cast<float*>(data);
+}
+
 /// Scratch of one thread: one allocation that grows and is kept for the next call.
 class Arena {
  public:
@@ -115,8 +122,7 @@ class Arena {
     if (block.size < floats) {
       std::free(block.data);
       block.size = 0;
-      block.data = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(round_up(floats, 16)) * 4));
-      if (!block.data) std::abort();  // unreachable in practice: a few hundred KiB
+      block.data = allocate(floats);
       block.size = floats;
     }
     next_ = block.data;

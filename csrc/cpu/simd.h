@@ -95,6 +95,10 @@ inline Float multiply_add(Float a, Float b, Float c) {
   return (Float)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif MMK_AVX2
   return (Float)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FMA__) || defined(__aarch64__)
+  Float v;
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return v;
 #else
   return a * b + c;
 #endif
@@ -160,14 +164,15 @@ inline void multiply_wide(SplitWord a, uint32_t b, SplitWord& high, SplitWord& l
 // ---- exponential and tanh ----
 
 /// e^x for the weights of a softmax, whose arguments are differences to a row's maximum or lse: x <= 88, usually
-/// negative. Within 1.3 ulp above -16, within 5 ulp below; exactly 1 at 0, exactly 0 below -88 (so -inf gives 0), NaN kept.
+/// negative. Within 1.3 ulp above -16, within 5 ulp above -87.3; exactly 1 at 0, exactly 0 below -88 (so -inf gives 0),
+/// NaN kept.
 inline Float softmax_weight(Float x) {
   x = maximum(splat(-88.0f), x);  // in this order a NaN stays
   // 1.5 * 2^23 + 127: adding it rounds to an integer, and leaves that integer's exponent field in the low bits
   const Float magic = splat(12583039.0f);
   const Float shifted = multiply_add(x, splat(1.44269504f), magic);
   const Float n = shifted - magic;
-#if defined(__FMA__) || !defined(__x86_64__)
+#if defined(__FMA__) || defined(__aarch64__)
   const Float r = multiply_add(n, splat(-0.69314718f), x);
 #else  // a product that is rounded must be exact: ln 2 in two parts
   const Float r = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
@@ -276,8 +281,6 @@ inline Half narrow_float16(Float x) {
 
 // ---- moves across lanes ----
 
-inline Float interleave_low(Float a, Float b);
-inline Float interleave_high(Float a, Float b);
 #if defined(__clang__)
 #define MMK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

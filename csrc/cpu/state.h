@@ -3,17 +3,18 @@
 
 #include "../core/softmax.h"
 #include "chunks.h"
-#include "key_block.h"
 
 MMK_NAMESPACE_BEGIN
 
 /// Per row its maximum, its sum and its unnormalised output: [value feature][row], or [row][feature] (few_rows.h).
 struct State {
   float *acc, *row_max, *row_sum;
-  static int64_t floats(int64_t dim_v) { return (round_up(dim_v, kLanes) + 2) * kRowStride; }
-  static State in(float* memory, int64_t dim_v) {
-    float* row_max = memory + round_up(dim_v, kLanes) * kRowStride;
-    return {memory, row_max, row_max + kRowStride};
+
+  /// `rows`: kRowStride for any tile, or one vector where all tiles are of few rows.
+  static int64_t floats(int64_t dim_v, int64_t rows = kRowStride) { return (round_up(dim_v, kLanes) + 2) * rows; }
+  static State in(float* memory, int64_t dim_v, int64_t rows = kRowStride) {
+    float* row_max = memory + round_up(dim_v, kLanes) * rows;
+    return {memory, row_max, row_max + rows};
   }
 };
 

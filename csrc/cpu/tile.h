@@ -1,8 +1,7 @@
 // A tile of query rows: which rows, what they see, and how they enter and leave scratch.
 //
-// Lanes are query rows. Logits stand as [key][row], so that maxima, sums, intervals and Philox counters are all
-// element-wise over lanes and no horizontal reduction is needed. The rows of one tile are rows (g, i) of the
-// sequence's query heads g that share one key head, so that few queries with grouped heads still fill the lanes.
+// The rows of one tile are rows (g, i) of the sequence's query heads g that share one key head, so that the keys are read
+// once for all of them and few queries with grouped heads still fill the lanes.
 #pragma once
 
 #include "../core/mask.h"

@@ -26,6 +26,12 @@ struct Tiles {
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 
+  /// Of any tile.
+  int64_t most_rows() const {
+    int64_t rows = 0;
+    for (int64_t b = 0; b < p.batch; ++b) rows = larger(rows, rows_of(p, sequence_of(p, b)));
+    return smaller(rows, height);
+  }
   /// Returns the tile's first row among the rows of its key head.
   int64_t load(int64_t index, RowTile& tile) const {
     int64_t batch = 0, head = 0, row = 0;

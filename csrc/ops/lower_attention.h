@@ -135,7 +135,7 @@ class Lowered {
     p.dim_v = c.values[0].size(dim_axis);
     MMK_CHECK(p.dim_qk >= 1 && p.dim_qk <= 512 && p.dim_v >= 1 && p.dim_v <= 512, "head dims must be 1 to 512, got ",
               p.dim_qk, " and ", p.dim_v);
-    MMK_CHECK(p.heads_k > 0 ? p.heads_q % p.heads_k == 0 : p.heads_q == 0, "query heads ", p.heads_q,
+    MMK_CHECK(p.heads_k > 0 && p.heads_q % p.heads_k == 0, "query heads ", p.heads_q,
               " must be a multiple of key heads ", p.heads_k);
     p.batch = c.query.size(0);
     if (packed) {

@@ -99,6 +99,20 @@ def test_nothing(axes: str, run: Run, dtype: torch.dtype) -> None:
                 assert not found["out"].any() and (found["lse"] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("batches", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 0, 0), (0, 1, 0)])
+@dtypes()
+@runs(*DEFAULT)
+def test_no_batch_beside_a_broadcast_one(batches: tuple[int, int, int], run: Run, dtype: torch.dtype) -> None:
+    """Nothing reads what is broadcast: its gradient is zero."""
+    sizes = ((batches[0], 2, 5, 8), (batches[1], 2, 70, 8), (batches[2], 2, 70, 4))
+    tensors = [torch.randn(size).to(dtype).requires_grad_() for size in sizes]
+    with run.active() as backend:
+        out, lse = mmk.attention(*tensors, return_lse=True, backend=backend)
+        assert out.shape == (0, 2, 5, 4) and lse.shape == (0, 2, 5)
+        for tensor, grad in zip(tensors, torch.autograd.grad(out.sum() + lse.sum(), tensors), strict=True):
+            assert grad.shape == tensor.shape and not grad.any()
+
+
 @runs(*DEFAULT)
 def test_no_keys_and_a_bias(run: Run) -> None:
     inputs = make(torch.float32, 1, 2, 2, 3, 0, 8, 8)
