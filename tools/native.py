@@ -51,8 +51,8 @@ X86_ISAS = {
 }
 OTHER_ISAS: dict[str, list[str]] = {"baseline": [], "vec16": []}
 
-# No -ffast-math: masked NaN and Inf must stay where they are. No -ffp-contract: which products are fused is written out,
-# lest two loops over the same formula differ in a bit.
+# No -ffast-math: masked NaN and Inf must stay where they are. No -ffp-contract=fast: which products are fused is
+# written out, lest two loops over the same formula differ in a bit.
 FLAGS = [
     *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"),
