@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 CONFIDENCE = 0.95
 
 
@@ -35,8 +37,8 @@ def spread(samples: Sequence[float]) -> Spread:
     """Median and quartiles (interpolated between samples)."""
     if not samples:
         raise ValueError("a spread needs at least one sample")
-    ordered = sorted(samples)
-    return Spread(statistics.median(ordered), _quantile(ordered, 0.25), _quantile(ordered, 0.75), len(ordered))
+    low, median, high = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
+    return Spread(median, low, high, len(samples))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
@@ -70,10 +72,3 @@ def median_interval(values: Sequence[float]) -> Ratio:
 def geometric_mean(values: Sequence[float]) -> float:
     """exp of the mean of logarithms."""
     return math.exp(statistics.fmean(math.log(value) for value in values))
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -13,7 +13,8 @@ from bench.cases import Call, Case, make_call
 from bench.environment import ignores_limit
 from bench.measure import Runner, sentence
 from bench.problems import Problem
-from bench.providers import OURS, PROVIDERS, Prepared, Provider
+from bench.providers import PROVIDERS, Prepared, Provider
+from bench.results import OURS
 from bench.work import Work, work_of
 
 COLD_FACTOR = 3

@@ -29,6 +29,4 @@ PROVIDERS: tuple[Provider, ...] = (
     CudnnSdpa(),
 )
 
-OURS, SDPA = "mmkernels", "SDPA"
-
-__all__ = ["OURS", "PROVIDERS", "SDPA", "Prepared", "Provider"]
+__all__ = ["PROVIDERS", "Prepared", "Provider"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -227,6 +227,19 @@ class Folded:
         if self.dense.group > 1:
             out = out.unflatten(2, (self.dense.group, -1)).flatten(1, 2)
         return self.dense.results(out, ())
+
+
+def those_made(makers: Iterable[tuple[str, Callable[[], Prepared]]]) -> list[Prepared]:
+    """The ways, by name, that can be made; raises with every reason if none can."""
+    ways, failures = [], []
+    for name, make in makers:
+        try:
+            ways.append(make())
+        except Exception as error:
+            failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
+    if not ways:
+        raise RuntimeError("; ".join(failures))
+    return ways
 
 
 def fp32_forward_only(case: Case) -> str | None:

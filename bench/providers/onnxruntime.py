@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.cases import Call, Case
-from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed
+from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed, those_made
 
 
 class OnnxRuntime:
@@ -35,15 +36,7 @@ class OnnxRuntime:
     def prepare(self, call: Call) -> list[Prepared]:
         """Sessions that can be made; raises if none can."""
         folded = Folded.of(Dense.of(call))
-        ways, failures = [], []
-        for graph in _graphs(folded):
-            try:
-                ways.append(_session(folded, graph))
-            except Exception as error:
-                failures.append(f"{graph.way}: {str(error).splitlines()[0][:120]}")
-        if not ways:
-            raise RuntimeError("; ".join(failures))
-        return ways
+        return those_made((graph.way, partial(_session, folded, graph)) for graph in _graphs(folded))
 
 
 @dataclass

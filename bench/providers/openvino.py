@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bench.cases import Call, Case, make_call
 from bench.problems import Problem
-from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed
+from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed, those_made
 
 WAYS = ("plain graph", "ScaledDotProductAttention")
 
@@ -43,15 +44,7 @@ class OpenVino:
     def prepare(self, call: Call) -> list[Prepared]:
         """Models that compile; raises if none does."""
         folded = Folded.of(Dense.of(call))
-        ways, failures = [], []
-        for way in WAYS:
-            try:
-                ways.append(_prepared(folded, way))
-            except Exception as error:
-                failures.append(f"{way}: {str(error).splitlines()[0][:120]}")
-        if not ways:
-            raise RuntimeError("; ".join(failures))
-        return ways
+        return those_made((way, partial(_prepared, folded, way)) for way in WAYS)
 
 
 def _compiled(f: Folded, way: str) -> tuple[Any, list[Tensor]]:
