@@ -112,17 +112,12 @@ def _peak_of(run: Any) -> int:
 
     from torch.utils._pytree import tree_leaves
 
+    from mmkernels.models.comparison import peak_memory
+
     gc.collect()
-    PEAK.write_text("5")
-    before = _status("VmRSS")
-    returned = run()
+    returned, peak = peak_memory(run)
     results = sum(each.nbytes for each in tree_leaves(returned) if hasattr(each, "nbytes"))
-    return max(_status("VmHWM") - before - results, 0)
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+    return max(peak - results, 0)
 
 
 if __name__ == "__main__":
