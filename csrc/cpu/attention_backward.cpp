@@ -119,7 +119,7 @@ void query_pass(const AttentionProblem& p, const Threads& threads, const Statist
   if (!p.cu_q) owners.batch = p.query_batches;
   const Tiles tiles(owners, tile_height(owners, threads));
   const double operations = 6.0 * p.batch * p.heads_q * p.len_q * p.len_k * p.dim_qk;
-  const int64_t dq_floats = round_up(p.dim_qk, kLanes) * kRowStride;
+  const int64_t dq_floats = query_floats(p);
   parallel(threads, tiles.count, operations, [&](Claim& claim) {
     Arena arena(BackwardScratch::floats(p) + 2 * dq_floats + 128);
     BackwardScratch scratch(p, arena);

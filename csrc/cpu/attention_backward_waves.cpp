@@ -24,7 +24,7 @@ class Waves {
         units(p.batch * p.heads_k * chunks),
         width(wave_units(pool)),
         tiles(ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows)),
-        part_floats(tiles * tile_floats()) {
+        part_floats(tiles * query_floats(p)) {
     parts = allocate(2 * width * part_floats);
     totals = parts + width * part_floats;
   }
@@ -47,7 +47,6 @@ class Waves {
   const int64_t chunks, units, width, tiles, part_floats;
   float *parts, *totals;  // [unit of the wave][tile], [pair, reused][tile]: each tile [feature][row]
 
-  int64_t tile_floats() const { return round_up(p.dim_qk, kLanes) * kRowStride; }
   Sequence sequence(int64_t pair) const { return sequence_of(p, pair / p.heads_k); }
   void load_tile(int64_t pair, int64_t tile, RowTile& rows) const {
     const Sequence s = sequence(pair);
@@ -81,7 +80,7 @@ class Waves {
         for (int64_t t = 0; t < tiles; ++t) {
           load_tile(pair, t, scratch.rows.tile);
           scratch.rows.begin();
-          to.query = to.query_chunk = parts + i * part_floats + t * tile_floats();  // one chunk: never added up here
+          to.query = to.query_chunk = parts + i * part_floats + t * query_floats(p);  // one chunk: never added up here
           accumulate_keys(p, scratch.rows, {chunk.segment, chunk.segment + 1, chunk.first, chunk.last}, stats,
                           scratch.keys, to);
         }
@@ -108,11 +107,11 @@ class Waves {
         const int64_t pair = first_pair + i / tiles, t = i % tiles;
         const int64_t begin = larger(pair * chunks, first), end = smaller((pair + 1) * chunks, last);
         // a wave meets at most width pairs, and the one that goes on keeps its place
-        float* total = totals + pair % width * part_floats + t * tile_floats();
-        if (begin == pair * chunks) clear(total, tile_floats());
+        float* total = totals + pair % width * part_floats + t * query_floats(p);
+        if (begin == pair * chunks) clear(total, query_floats(p));
         for (int64_t unit = begin; unit < end; ++unit) {
-          const float* part = parts + (unit - first) * part_floats + t * tile_floats();
-          for (int64_t e = 0; e < tile_floats(); e += kLanes) store(total + e, load(total + e) + load(part + e));
+          const float* part = parts + (unit - first) * part_floats + t * query_floats(p);
+          for (int64_t e = 0; e < query_floats(p); e += kLanes) store(total + e, load(total + e) + load(part + e));
         }
         if (end < (pair + 1) * chunks) continue;
         load_tile(pair, t, rows.tile);

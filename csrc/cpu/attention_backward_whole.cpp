@@ -60,16 +60,15 @@ struct TileGroup {
   float *dq[kTiles], *dq_chunk[kTiles];
   int count = 0;
 
-  static int64_t dq_floats(const AttentionProblem& p) { return round_up(p.dim_qk, kLanes) * kRowStride; }
-  static int64_t floats(const AttentionProblem& p) { return kTiles * (TileScratch::floats(p) + 2 * dq_floats(p)); }
+  static int64_t floats(const AttentionProblem& p) { return kTiles * (TileScratch::floats(p) + 2 * query_floats(p)); }
 
   TileGroup(const AttentionProblem& p, Arena& arena)
       : rows{TileScratch(p, arena), TileScratch(p, arena), TileScratch(p, arena), TileScratch(p, arena)} {
     static_assert(kTiles == 4, "as many as are listed above");
     for (int i = 0; i < kTiles; ++i) {
-      dq[i] = arena.take(dq_floats(p));
-      dq_chunk[i] = arena.take(dq_floats(p));
-      clear(dq_chunk[i], dq_floats(p));
+      dq[i] = arena.take(query_floats(p));
+      dq_chunk[i] = arena.take(query_floats(p));
+      clear(dq_chunk[i], query_floats(p));
     }
   }
   /// Rows [first, ...) of a sequence in at most `tiles` tiles.
@@ -77,7 +76,7 @@ struct TileGroup {
     for (count = 0; count < tiles && first < rows_of(p, sequence); ++count, first += kBlockRows) {
       rows[count].begin();
       init_rows(p, sequence, head, first, smaller<int64_t>(kBlockRows, rows_of(p, sequence) - first), rows[count].tile);
-      clear(dq[count], dq_floats(p));
+      clear(dq[count], query_floats(p));
     }
   }
   void accumulate(const AttentionProblem& p, const Statistics& stats, BlockScratch& scratch, Targets& to) {

@@ -22,6 +22,9 @@ struct Targets {
   float* strip[2] = {nullptr, nullptr};  // with a row axis: [row of the tile][entry]
 };
 
+/// dq of a tile, [feature][row].
+inline int64_t query_floats(const AttentionProblem& p) { return round_up(p.dim_qk, kLanes) * kRowStride; }
+
 inline void add_chunk(const AttentionProblem& p, const RowTile& tile, const Targets& to) {
   for (int64_t d = 0; d < p.dim_qk; ++d) {
     for (int r = 0; r < tile.padded; r += kLanes) {

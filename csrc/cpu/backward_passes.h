@@ -53,9 +53,9 @@ struct WholePass {
     constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB for a wave's parts of dq
     if (!possible || p.cu_q || p.batch == 0 || p.len_q == 0) return false;
     const int64_t chunks = count_chunks(p, sequence_of(p, 0));
-    const int64_t rows = ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows) * kRowStride;
+    const int64_t tiles = ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows);
     return p.batch * p.heads_k * chunks >= threads.count &&
-           2 * wave_units(threads) * rows * round_up(p.dim_qk, kLanes) <= kMostFloats;
+           2 * wave_units(threads) * tiles * query_floats(p) <= kMostFloats;
   }
   bool worthwhile(const Threads& threads) const {
     constexpr int64_t kMostFloats = 8 << 20;  // 32 MiB a thread

@@ -52,30 +52,8 @@ inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& 
   }
 }
 
-/// Rows as fp32 whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
-inline Staged stage_whole(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
-                          float* buffer) {
-  const char* first = row_of(t, batch, head, row);
-  if (t.dtype == DType::kFloat32 && columns % kLanes == 0) return {reinterpret_cast<const float*>(first), t.row};
-  const int64_t width = round_up(columns, kLanes);
-  for (int64_t r = 0; r < rows; ++r) {
-    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, buffer + r * width);
-    for (int64_t c = columns; c < width; ++c) buffer[r * width + c] = 0.0f;
-  }
-  return {buffer, width};
-}
-
-/// Asks for rows before they are needed: decoding is bound by memory, and blocks of keys and of values alternate.
-inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
-                          int64_t columns) {
-  constexpr int64_t kLine = 64;
-  for (int64_t r = row; r < row + rows; ++r) {
-    const char* first = row_of(t, batch, head, r);
-    for (int64_t byte = 0; byte < columns * element_size(t.dtype); byte += kLine) __builtin_prefetch(first + byte);
-  }
-}
-
 /// scratch.keys = `keys` keys from `row` on as [feature][key]; what lies beyond the last key is 0 and never visible.
+/// Decoding is bound by memory, and blocks of keys and of values alternate: both are asked for ahead.
 inline void load_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row, int32_t keys,
                       Scratch& scratch) {
   const int64_t width = round_up(p.dim_qk, kLanes), batch = tile.sequence.tensor_batch;

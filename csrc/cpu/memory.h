@@ -88,12 +88,23 @@ inline void transpose(const float* from, int64_t from_stride, int64_t rows, int6
   }
 }
 
-/// Rows of keys or values as fp32: in place where they are fp32 already and the tile is short, else in `buffer`.
+/// Rows of a tensor as fp32 rows of `width` floats, 0 beyond its columns.
 struct Staged {
   const float* data;
   int64_t stride;
 };
 
+inline Staged widen_rows(const TensorView& t, const char* first, int64_t rows, int64_t columns, int64_t width,
+                         float* buffer) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* to = buffer + r * width;
+    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, to);
+    for (int64_t c = columns; c < width; ++c) to[c] = 0.0f;
+  }
+  return {buffer, width};
+}
+
+/// Rows of keys or values as fp32: in place where they are fp32 already and the tile is short, else in `buffer`.
 inline Staged stage(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
                     bool short_tile, float* buffer) {
   const char* first = row_of(t, batch, head, row);
@@ -101,10 +112,25 @@ inline Staged stage(const TensorView& t, int64_t batch, int64_t head, int64_t ro
   if (t.dtype == DType::kFloat32 && (short_tile || t.row == columns)) {
     return {reinterpret_cast<const float*>(first), t.row};
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, buffer + r * columns);
+  return widen_rows(t, first, rows, columns, columns, buffer);
+}
+
+/// Rows as fp32 whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
+inline Staged stage_whole(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
+                          float* buffer) {
+  const char* first = row_of(t, batch, head, row);
+  if (t.dtype == DType::kFloat32 && columns % kLanes == 0) return {reinterpret_cast<const float*>(first), t.row};
+  return widen_rows(t, first, rows, columns, round_up(columns, kLanes), buffer);
+}
+
+/// Asks for rows before they are needed.
+inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                          int64_t columns) {
+  constexpr int64_t kLine = 64;
+  for (int64_t r = row; r < row + rows; ++r) {
+    const char* first = row_of(t, batch, head, r);
+    for (int64_t byte = 0; byte < columns * element_size(t.dtype); byte += kLine) __builtin_prefetch(first + byte);
   }
-  return {buffer, columns};
 }
 
 /// Memory of a whole call or of a thread. There is no way to go on without it.
