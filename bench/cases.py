@@ -111,8 +111,8 @@ FEW_QUERIES = "few queries"
 TINY = "tiny problems"
 MEMORY = "memory"
 OTHERS = "others"
-LENGTHS, HEAT_MAP, MEMORY_SWEEP = "sweep: lengths", "sweep: heat map", "sweep: memory"
-SWEEPS = (LENGTHS, HEAT_MAP, MEMORY_SWEEP)
+LENGTHS, HEAT_MAP = "sweep: lengths", "sweep: heat map"
+SWEEPS = (LENGTHS, HEAT_MAP)
 
 _DENSE = (
     "text-to-image 77x1024", "square 1024", "image-to-text 4096x77", "square 2048 D128", "Q-Former 32x257",

@@ -1,7 +1,7 @@
 """Measure attention beside its peers: tables, every sample as JSON, a report with plots.
 
-    python -m bench                          every case, about 25 minutes on 2 cores
-    python -m bench --quick                  nine problems, about 3 minutes
+    python -m bench                          every case, about 30 minutes on 2 cores
+    python -m bench --quick                  nine problems, about 4 minutes
     python -m bench --groups "fp32 forward" --providers mmkernels SDPA
     python -m bench --isa avx2               every library limited to AVX2, where it lets itself be limited
     python -m bench --compare old.json       also: what got slower or faster since; exits 1 if anything got slower

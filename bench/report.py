@@ -12,6 +12,7 @@ from typing import Any
 from bench import cases, goals, tables
 from bench.plots import write_plots
 from bench.results import OURS, SDPA, Record, Results
+from mmkernels.models.sealed import write_atomically
 
 STYLE = """
 :root { --ink: #1c2126; --faint: #6a737d; --line: #e1e4e8; --met: #00694a; --missed: #b3401f; --paper: #fff; }
@@ -44,9 +45,7 @@ def write_report(results: Results, folder: Path) -> Path:
     """Writes the plots and index.html; returns the page's path."""
     drawn = write_plots(results, folder)
     page = folder / "index.html"
-    partial = folder / ".index.html.partial"
-    partial.write_text(_page(results, drawn))
-    partial.replace(page)
+    write_atomically(page, _page(results, drawn).encode())
     return page
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.medians import Ratio, Spread, ratio, spread
+from mmkernels.models.sealed import write_atomically
 
 SCHEMA = 1
 OURS, SDPA, NAIVE = "mmkernels", "SDPA", "naive"
@@ -116,15 +116,12 @@ class Results:
         self.data["cases"] = [each for each in self.data["cases"] if each["id"] != record["id"]] + [record]
 
     def save(self, path: Path) -> None:
-        """To a temporary name first: a run that is stopped leaves the last whole file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(compact(self.data))  # refuses NaN and Inf: they are not JSON
-        os.replace(partial, path)
+        """A run that is stopped leaves the last whole file."""
+        write_atomically(path, compact(self.data).encode())
 
 
 def compact(data: dict[str, Any]) -> str:
-    """JSON with one case a line."""
+    """JSON with one case a line; refuses NaN and Inf, which JSON has not."""
     cases = ",\n  ".join(json.dumps(case, allow_nan=False) for case in data["cases"])
     head = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in data.items() if name != "cases")
     return f'{{{head},\n "cases": [\n  {cases}\n ]}}\n'
