@@ -1,5 +1,5 @@
 // The backward in waves: dq, dk and dv in one sweep of 5 products where there are fewer (batch, key head) pairs than
-// threads. A unit is one chunk of 512 keys of one pair against all of its rows:
+// threads, or dk and dv of a pair are too long to keep. A unit is one chunk of 512 keys of one pair against all its rows:
 //
 //   for each wave of units          as many as keep the threads busy, in order of pairs, then of chunks
 //     for each unit, in parallel    dk, dv of its keys (complete); the chunk's part of dq, kept apart
