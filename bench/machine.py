@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +40,30 @@ def why_no_peaks() -> str | None:
     """Why the peaks cannot be measured."""
     if not _native.loaded:
         return f"no native library: {_native.why_not_loaded}"
-    if not hasattr(torch.ops.mmkernels_cpu, "measure_fma"):
-        return "the native library has no measure_fma: build it anew"
+    if not hasattr(torch.ops.mmkernels_cpu, "measure_bf16"):
+        return "the native library has no measure_bf16: build it anew"
     return None
 
 
 def peaks() -> dict[str, float] | None:
-    """GFLOP/s of multiply-add chains in registers and GB/s of reading 512 MiB, on all threads; the best of several."""
+    """GFLOP/s of multiply-add chains in registers, of fp32 and of what multiplies bf16 here, and GB/s of reading 512 MiB,
+    on all threads; the best of several.
+    """
     if why_no_peaks() is not None:
         return None
     buffer = torch.ones(READ_BYTES // 4)
-    gflops = max(fma_gflops() for _ in range(5))
+    library = torch.ops.mmkernels_cpu
+    fp32, bf16 = (max(gflops(chains) for _ in range(5)) for chains in (library.measure_fma, library.measure_bf16))
     bandwidth = max(read_bandwidth(buffer) for _ in range(7))
-    return {"fma GFLOP/s": gflops, "read GB/s": bandwidth}
+    return {"fma GFLOP/s": fp32, "bf16 GFLOP/s": bf16, "read GB/s": bandwidth}
 
 
-def fma_gflops(seconds: float = 0.05) -> float:
-    """One measurement that takes about so long."""
-    measure, steps = torch.ops.mmkernels_cpu.measure_fma, 200_000
+def gflops(chains: Callable[[int], int], seconds: float = 0.05) -> float:
+    """One measurement that takes about so long; ``chains`` runs some steps and returns the operations of them."""
+    steps = 200_000
     while True:
         begin = time.perf_counter()
-        operations = measure(steps)
+        operations = chains(steps)
         took = time.perf_counter() - begin
         if took >= seconds / 2:
             return operations / took / 1e9

@@ -34,10 +34,9 @@ tr.group td { font-weight: 600; padding-top: 1rem; border-bottom-width: 2px }
 NOTES = (
     "Medians over interleaved rounds: every provider runs once a round, in rotated order. A ratio is the median of "
     "the ratios within rounds, its interval that of order statistics (95 % where the rounds suffice). GFLOP/s count "
-    "visible pairs only: 2 products forward, 7 forward and backward. The roofline is the smaller of the fp32 "
-    "multiply-add peak and the read bandwidth times the intensity, both measured in the run; 16-bit peers with "
-    "instructions of their own, and cases whose operands stay in a cache, may exceed it. Errors are against fp64: 1 is "
-    "what the tests allow."
+    "visible pairs only: 2 products forward, 7 forward and backward. The roofline is the smaller of the "
+    "multiply-add peak (of bf16 products for bf16) and the read bandwidth times the intensity, measured in the run; "
+    "cases whose operands stay in a cache may exceed it. Errors are against fp64: 1 is what the tests allow."
 )
 
 

@@ -70,7 +70,9 @@ class Record:
         peaks = machine.get("peaks")
         if not peaks:
             return None
-        return min(peaks["fma GFLOP/s"], peaks["read GB/s"] * self.data["flops"] / self.data["bytes"])
+        fma = peaks["fma GFLOP/s"]
+        peak = peaks.get("bf16 GFLOP/s", fma) if self.data["dtype"] == "bfloat16" else fma
+        return min(peak, peaks["read GB/s"] * self.data["flops"] / self.data["bytes"])
 
 
 @dataclass

@@ -24,6 +24,10 @@ class Run:
         """What test ids show."""
         return self.isa or self.backend
 
+    def rounds_weights(self, dtype: torch.dtype) -> bool:
+        """Whether it rounds probabilities and logit gradients to the dtype where it multiplies them."""
+        return dtype == torch.bfloat16 and self.isa in ("avx512bf16", "vec16")
+
     @contextmanager
     def active(self) -> Iterator[str]:
         """Use its instruction set meanwhile; gives the backend's name."""

@@ -38,14 +38,16 @@ BYTES_PER_JOB = 3 << 29
 # Sources of csrc/cpu hold kernels and are compiled once per instruction set, except this one, which picks a set.
 COMPILED_ONCE = ("dispatch.cpp",)
 
+AVX512 = [
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
+    *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC raises them in its own intrinsics (bug 105593)
+]
 X86_ISAS = {
     "baseline": ["-march=x86-64"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
-        *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
-        *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC raises them in its own intrinsics (bug 105593)
-    ],
+    "avx512": AVX512,
+    "avx512bf16": [*AVX512, "-mavx512bf16"],
     # the 16-lane kernels on the compiler's vector extensions, for machines without AVX-512
     "vec16": ["-mavx2", "-mfma", "-mf16c"],
 }

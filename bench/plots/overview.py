@@ -87,6 +87,10 @@ def roofline(results: Results) -> Any:
         peak, bandwidth = peaks["fma GFLOP/s"], peaks["read GB/s"]
         axes.plot([low, peak / bandwidth, high], [low * bandwidth, peak, peak], color=INK, linewidth=1.5)
         axes.text(high * 0.93, peak * 1.07, f"multiply-adds {peak:.0f} GFLOP/s", ha="right", fontsize=8.5)
+        bf16 = peaks.get("bf16 GFLOP/s", peak)
+        if bf16 > 1.05 * peak:
+            axes.plot([peak / bandwidth, bf16 / bandwidth, high], [peak, bf16, bf16], "--", color=INK, linewidth=1)
+            axes.text(high * 0.93, bf16 * 1.07, f"bf16 products {bf16:.0f} GFLOP/s", ha="right", fontsize=8.5)
         start = max(low, floor / bandwidth)
         axes.text(start * 1.6, start * bandwidth * 1.15, f"reading {bandwidth:.0f} GB/s", fontsize=8.5)
         for dtype, face in (("float32", True), ("bfloat16", False)):
@@ -107,7 +111,7 @@ def roofline(results: Results) -> Any:
         powers(axes.yaxis, [10, 20, 50, 100, 200, 500, 1000])
         axes.set_title(direction)
         axes.set_xlim(low, high)
-        axes.set_ylim(floor, peak * 1.6)
+        axes.set_ylim(floor, max(peak, bf16) * 1.6)
         axes.set_xlabel("arithmetic intensity (operations per byte that must move)")
     panels[0].set_ylabel("GFLOP/s, visible pairs only")
     handles, labels = panels[1].get_legend_handles_labels()

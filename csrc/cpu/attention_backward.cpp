@@ -47,12 +47,12 @@ void recompute_large(const AttentionProblem& p, BackwardScratch& scratch, const 
     row_max[r] = -INFINITY;
     row_sum[r] = 0.0f;
   }
-  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows.query_rows, scratch.rows.query);
+  pack_rows(element_of(p), p.query, tile, p.dim_qk, p.scale, scratch.rows.query_rows, scratch.rows.query);
   const auto visit = [&](const Slice& slice, const KeyBlock& block) {
     const Staged& k = scratch.keys.staged.key;
     float* logits = scratch.keys.logits + slice.first;
-    gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, scratch.rows.query + slice.first,
-                                      kRowStride, p.dim_qk, logits, kRowStride);
+    multiply_query(p, element_of(p), block.keys, slice.vectors, k.data, k.stride, scratch.rows.query + slice.first,
+                   kRowStride, logits, kRowStride);
     finish_logits(p, slice, block, logits, nullptr);
     for (int w = 0; w < slice.rows(); w += kLanes) {
       const Float old_max = load(row_max + slice.first + w);
@@ -85,8 +85,8 @@ void fill_statistics(const AttentionProblem& p, const Threads& threads, const St
     for (int64_t t; (t = claim.next()) >= 0;) {
       tiles.load(t, tile);
       const int64_t dv = round_up(p.dim_v, kLanes);
-      pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.rows.grad_rows, nullptr);
-      pack_rows(p.out, tile, p.dim_v, 1.0f, scratch.rows.query_rows, nullptr);
+      pack_rows(Element::kFloat, p.grad_out, tile, p.dim_v, 1.0f, scratch.rows.grad_rows, nullptr);
+      pack_rows(Element::kFloat, p.out, tile, p.dim_v, 1.0f, scratch.rows.query_rows, nullptr);
       for (int r = 0; r < tile.rows; ++r) {
         Float sum = splat(0.0f);
         for (int64_t d = 0; d < dv; d += kLanes) {
@@ -222,8 +222,10 @@ void key_pass(const AttentionProblem& p, const Threads& threads, const Statistic
       }
       add_key_chunks(p, count, to);
       const int64_t row = owner.first_key + first;
-      if (dk) write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, dk);
-      if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, dv);
+      if (dk) {
+        write_keys(segment.grad_key, owner.tensor_batch, item.head, row, count, p.dim_qk, key_factor(p), dk);
+      }
+      if (dv) write_keys(segment.grad_value, owner.tensor_batch, item.head, row, count, p.dim_v, 1.0f, dv);
     }
   });
 }

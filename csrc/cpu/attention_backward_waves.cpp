@@ -94,8 +94,12 @@ class Waves {
     const int64_t batch = pair / p.heads_k, head = pair % p.heads_k;
     const int32_t keys = chunk.last - chunk.first;
     add_key_chunks(p, keys, to);
-    if (segment.grad_key.data) write_keys(segment.grad_key, batch, head, chunk.first, keys, p.dim_qk, to.key);
-    if (segment.grad_value.data) write_keys(segment.grad_value, batch, head, chunk.first, keys, p.dim_v, to.value);
+    if (segment.grad_key.data) {
+      write_keys(segment.grad_key, batch, head, chunk.first, keys, p.dim_qk, key_factor(p), to.key);
+    }
+    if (segment.grad_value.data) {
+      write_keys(segment.grad_value, batch, head, chunk.first, keys, p.dim_v, 1.0f, to.value);
+    }
   }
 
   void add_parts(int64_t first, int64_t last) {

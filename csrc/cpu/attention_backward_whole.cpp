@@ -173,11 +173,11 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
           const int64_t keys = segment_length(p, sequence, s), row = b * plan.longest_k + segment.offset;
           const int32_t n = static_cast<int32_t>(keys);
           if (segment.grad_key.data) {
-            write_keys(segment.grad_key, sequence.tensor_batch, head, sequence.first_key, n, p.dim_qk,
+            write_keys(segment.grad_key, sequence.tensor_batch, head, sequence.first_key, n, p.dim_qk, key_factor(p),
                        dk + row * dk_width);
           }
           if (segment.grad_value.data) {
-            write_keys(segment.grad_value, sequence.tensor_batch, head, sequence.first_key, n, p.dim_v,
+            write_keys(segment.grad_value, sequence.tensor_batch, head, sequence.first_key, n, p.dim_v, 1.0f,
                        dv + row * dv_width);
           }
         }

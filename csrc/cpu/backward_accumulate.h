@@ -35,17 +35,26 @@ inline void add_chunk(const AttentionProblem& p, const RowTile& tile, const Targ
   }
 }
 
-/// target[key][feature] += weights[key][row] rows[row][feature] over rows [first, first + count) of the tile.
-inline void add_keys(int32_t keys, int first, int count, const float* weights, const float* rows, int64_t dim,
-                     const int32_t* visible, float* target) {
-  const int64_t stride = round_up(dim, kLanes);
+/// target[key][feature] += weights[key][row] rows[row][feature] over rows [first, last) of the tile. `visible`, if some
+/// pairs must be left out, starts at the first row.
+inline void add_keys(Element element, int32_t keys, int first, int last, const Weights& weights, const float* rows,
+                     int64_t dim, const int32_t* visible, float* target) {
+  const int64_t stride = round_up(dim, kLanes), numbers = numbers_in(element);
   const int vectors = static_cast<int>(stride / kLanes);
-  const float *a = weights + first, *b = rows + first * stride;
-  if (visible) {
-    gemm_isolated_rows(keys, vectors, a, kRowStride, visible, kSlice, b, stride, count, target, stride);
-  } else {
-    gemm<Start::kAccumulate, Layout::kRows>(keys, vectors, a, kRowStride, b, stride, count, target, stride);
+  const auto add_one_by_one = [&](int64_t begin, int64_t end) {
+    gemm_isolated_rows(element, keys, vectors, weights.rows, weights.row_stride, visible, kSlice, rows, stride, begin,
+                       end, target, stride);
+  };
+  if (visible) return add_one_by_one(first, last);
+  // the other row of a pair may be of another head or chunk
+  const int64_t begin = smaller<int64_t>(round_up(first, numbers), last), end = larger(begin, last / numbers * numbers);
+  add_one_by_one(first, begin);
+  if (begin < end) {
+    gemm<Start::kAccumulate, Layout::kRows>(element, keys, vectors, weights.rows + begin / numbers, weights.row_stride,
+                                            rows + begin / numbers * stride, stride, (end - begin) / numbers, target,
+                                            stride);
   }
+  add_one_by_one(end, last);
 }
 
 /// Every block of every segment has its own index, also where segments end within 64 keys.
@@ -80,14 +89,15 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
                          int32_t keys, int first, int vectors, const int32_t* visible, const BlockScratch& scratch,
                          const Targets& to) {
   const RowTile& tile = rows.tile;
-  const float* ds = scratch.grad_logits + first;
-  const Staged& k = scratch.staged.key;
+  const Element element = element_of(p);
+  const float* ds = scratch.grads.keys + first;
+  const Staged& k = scratch.staged.key_rows;
   if (to.query && visible) {
-    gemm_isolated(p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys, to.query_chunk + first,
-                  kRowStride);
+    gemm_isolated(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys,
+                  to.query_chunk + first, kRowStride);
   } else if (to.query) {
-    gemm<Start::kAccumulate, Layout::kTransposed>(p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, keys,
-                                                  to.query_chunk + first, kRowStride);
+    gemm<Start::kAccumulate, Layout::kTransposed>(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride,
+                                                  elements(element, keys), to.query_chunk + first, kRowStride);
   }
   if (!to.key && !to.value) return;
   const int64_t offset = p.segments[segment].offset + first_key - to.first_key;
@@ -101,11 +111,11 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     current = chunk;
     const int32_t* seen = visible ? visible + (begin - first) : nullptr;
     if (to.key) {
-      add_keys(keys, begin, end - begin, scratch.grad_logits, rows.query_rows, p.dim_qk, seen,
+      add_keys(element, keys, begin, end, scratch.grads, rows.query_rows, p.dim_qk, seen,
                to.key_chunk + offset * round_up(p.dim_qk, kLanes));
     }
     if (to.value) {
-      add_keys(keys, begin, end - begin, scratch.logits, rows.grad_rows, p.dim_v, seen,
+      add_keys(element, keys, begin, end, scratch.probabilities, rows.grad_rows, p.dim_v, seen,
                to.value_chunk + offset * round_up(p.dim_v, kLanes));
     }
     begin = end;
@@ -140,11 +150,13 @@ inline void accumulate_keys(const AttentionProblem& p, TileScratch& rows, const 
     }
     if (!products) return;
     if (p.softcap != 0.0f) apply_slope(slice, scratch);
+    if (element_of(p) == Element::kPair) pair_weights(slice, scratch);
     bool isolate = false;
     if (block.tile_class == TileClass::kPartial) {
+      const Element element = element_of(p);
       const Staged& k = scratch.staged.key;
       if (rows.rows_finite < 0) rows.rows_finite = rows.rows_are_finite(p);
-      if (keys_finite < 0) keys_finite = !has_non_finite(k.data, k.stride, block.keys, p.dim_qk);
+      if (keys_finite < 0) keys_finite = !has_non_finite(element, k.data, k.stride, block.keys, elements(element, p.dim_qk));
       isolate = !rows.rows_finite || !keys_finite;
     }
     if (isolate || (pending_vectors && pending_first + pending_vectors * kLanes != slice.first)) {
@@ -186,12 +198,16 @@ inline void write_query(const AttentionProblem& p, const RowTile& tile, const fl
   unpack_rows(dq, factor, tile, p.dim_qk, p.grad_query, scratch.query_rows);
 }
 
-/// Sums of keys or values, to the rows of their gradient.
+/// What dk still lacks of the scale.
+inline float key_factor(const AttentionProblem& p) { return element_of(p) == Element::kPair ? p.scale : 1.0f; }
+
+/// Sums of keys or values times the factor, to the rows of their gradient.
 inline void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
-                       const float* from) {
-  for (int32_t j = 0; j < keys; ++j) {
-    char* to = const_cast<char*>(row_of(grad, batch, head, row + j));
-    narrow_run(from + j * round_up(dim, kLanes), dim, to, grad.dtype);
+                       float factor, float* sums) {
+  const int64_t width = round_up(dim, kLanes);
+  for (float* from = sums; from < sums + keys * width; from += width, ++row) {
+    for (int64_t d = 0; d < width && factor != 1.0f; d += kLanes) store(from + d, load(from + d) * splat(factor));
+    narrow_run(from, dim, const_cast<char*>(row_of(grad, batch, head, row)), grad.dtype);
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <initializer_list>
 
-#include "gemm.h"
 #include "key_block.h"
 
 MMK_NAMESPACE_BEGIN
@@ -28,35 +27,53 @@ class Statistics {
   }
 };
 
-/// One block of keys and values as fp32, and which it is: (first key, segment, head, batch).
+/// One block of keys and values, and which it is: (first key, segment, head, batch).
 struct StagedBlock {
-  float *keys, *values;
-  Staged key{nullptr, 0}, value{nullptr, 0};
+  float *keys, *values, *key_pairs;
+  Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features]
+  Staged key_rows{nullptr, 0};                // [element of keys][feature]
   int64_t which[4] = {-1, -1, -1, -1};
+};
+
+/// p (dropped) or ds of one block of keys, as the products want it.
+struct Weights {
+  float* keys;  // [element of keys][row]: where ds was computed
+  float* rows;  // [key][element of rows]
+  int64_t row_stride;
 };
 
 /// The memory of a pass for one block of keys at a time.
 struct BlockScratch {
   float *logits, *grad_logits;  // [key][row]: afterwards p (dropped), ds
   float *slope, *keep;          // softcap's derivative, dropout
+  Weights probabilities, grads;
   StagedBlock staged;
   KeyBlock block;
 
   static int64_t floats(const AttentionProblem& p) {
-    return 4 * kBlockKeys * kRowStride + kBlockKeys * (p.dim_qk + p.dim_v) + 6 * 16;
+    const int64_t pairs = kBfloat16Pairs ? kBlockKeys * kRowStride + kBlockKeys / 2 * p.dim_qk : 0;
+    return 4 * kBlockKeys * kRowStride + kBlockKeys * (p.dim_qk + p.dim_v) + pairs + 9 * 16;
   }
   BlockScratch(const AttentionProblem& p, Arena& arena) {
     for (float** tile_memory : {&logits, &grad_logits, &slope, &keep})
       *tile_memory = arena.take(kBlockKeys * kRowStride);
     staged.keys = arena.take(kBlockKeys * p.dim_qk);
     staged.values = arena.take(kBlockKeys * p.dim_v);
+    probabilities = {logits, logits, kRowStride};
+    grads = {grad_logits, grad_logits, kRowStride};
+    if (element_of(p) == Element::kFloat) return;
+    staged.key_pairs = arena.take(kBlockKeys / 2 * p.dim_qk);
+    for (Weights* weights : {&probabilities, &grads}) {
+      weights->row_stride = kRowStride / 2;
+      weights->rows = arena.take(kBlockKeys * weights->row_stride);
+    }
   }
 };
 
 /// A tile of rows under way: its operands, its statistics, and what was found out about it.
 struct TileScratch {
-  float *query_rows, *grad_rows;  // [row][feature]: q times scale, do
-  float *query, *grad;            // [feature][row]
+  float *query_rows, *grad_rows;  // [element of rows][feature]: q (times scale, if floats), do
+  float *query, *grad;            // [element of features][row]
   float *delta, *shift, *factor;  // of the rows
   RowTile tile;
   bool loaded, rescaled;  // operands are there; some row's factor is not 1
@@ -84,8 +101,10 @@ struct TileScratch {
     chunk = -1;
   }
   bool rows_are_finite(const AttentionProblem& p) const {
-    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return !has_non_finite(query_rows, dk, tile.rows, p.dim_qk) && !has_non_finite(grad_rows, dv, tile.rows, p.dim_v);
+    const Element element = element_of(p);
+    const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes), rows = elements(element, tile.rows);
+    return !has_non_finite(element, query_rows, dk, rows, p.dim_qk) &&
+           !has_non_finite(element, grad_rows, dv, rows, p.dim_v);
   }
 };
 
@@ -100,8 +119,13 @@ struct BackwardScratch {
 /// Packs q and do of the tile, both ways, and the statistics of its rows; rows beyond the end get p = 0.
 inline void load_rows(const AttentionProblem& p, TileScratch& scratch, const Statistics& stats) {
   const RowTile& tile = scratch.tile;
-  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
-  pack_rows(p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, scratch.grad);
+  const Element element = element_of(p);
+  pack_rows(element, p.query, tile, p.dim_qk, p.scale, scratch.query_rows, scratch.query);
+  pack_rows(element, p.grad_out, tile, p.dim_v, 1.0f, scratch.grad_rows, scratch.grad);
+  if (element == Element::kPair) {
+    pack_row_pairs(p.query, tile, p.dim_qk, scratch.query_rows);
+    pack_row_pairs(p.grad_out, tile, p.dim_v, scratch.grad_rows);
+  }
   scratch.loaded = true;
   for (int r = 0; r < tile.padded; ++r) {
     const bool real = r < tile.rows;
@@ -128,11 +152,16 @@ inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segm
   const int64_t wanted[4] = {sequence.first_key + first, segment, tile.head_k, sequence.tensor_batch};
   if (!memcmp(wanted, staged.which, sizeof wanted)) return;
   memcpy(staged.which, wanted, sizeof wanted);
+  const Element element = element_of(p);
+  const TensorView &key = p.segments[segment].key, &value = p.segments[segment].value;
+  const int64_t batch = sequence.tensor_batch, head = tile.head_k, row = wanted[0];
   const bool short_tile = tile.padded <= 2 * kLanes;
-  staged.key = stage(p.segments[segment].key, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_qk, short_tile,
-                     staged.keys);
-  staged.value = stage(p.segments[segment].value, sequence.tensor_batch, tile.head_k, wanted[0], keys, p.dim_v,
-                       short_tile, staged.values);
+  staged.key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
+  staged.value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
+  staged.key_rows = staged.key;
+  if (element == Element::kPair) {
+    staged.key_rows = stage_pairs(key, batch, head, row, keys, p.dim_qk, p.dim_qk, staged.key_pairs);
+  }
 }
 
 /// For every block of the range in order: visit(slice, block) for each slice of the tile that sees a key of it, with the
@@ -168,10 +197,11 @@ inline void backward_step(const AttentionProblem& p, const TileScratch& rows, co
   const KeyBlock& block = scratch.block;
   float *logits = scratch.logits + slice.first, *grads = scratch.grad_logits + slice.first;
   float *slope = scratch.slope + slice.first, *keep = scratch.keep + slice.first;
-  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, k.data, k.stride, rows.query + slice.first, kRowStride,
-                                    p.dim_qk, logits, kRowStride);
-  gemm<Start::kZero, Layout::kRows>(block.keys, slice.vectors, v.data, v.stride, rows.grad + slice.first, kRowStride,
-                                    p.dim_v, grads, kRowStride);
+  const Element element = element_of(p);
+  multiply_query(p, element, block.keys, slice.vectors, k.data, k.stride, rows.query + slice.first, kRowStride, logits,
+                 kRowStride);
+  gemm<Start::kZero, Layout::kRows>(element, block.keys, slice.vectors, v.data, v.stride, rows.grad + slice.first,
+                                    kRowStride, elements(element, p.dim_v), grads, kRowStride);
   finish_logits(p, slice, block, logits, slope);
   if (p.dropout.active) fill_dropout(p, rows.tile, slice, block, keep);
   const bool partial = block.tile_class == TileClass::kPartial;
@@ -212,6 +242,22 @@ inline void apply_slope(const Slice& slice, BlockScratch& scratch) {
       store(grad, select((Int)(ds == splat(0.0f)), ds, ds * slope));  // a hidden pair stays 0 beside a NaN slope
     }
   }
+}
+
+/// p and ds of one slice in pairs, rounded to bf16, from where they were computed.
+inline void pair_weights(const Slice& slice, BlockScratch& scratch) {
+  const KeyBlock& block = scratch.block;
+  for (const Weights& weights : {scratch.probabilities, scratch.grads}) {
+    for (int32_t j = 0; j < block.keys; ++j) {
+      const float* from = weights.keys + j * kRowStride + slice.first;
+      for (int v = 0; v < slice.vectors; v += 2) {
+        const Float second = v + 1 < slice.vectors ? load(from + (v + 1) * kLanes) : splat(0.0f);
+        store(weights.rows + j * weights.row_stride + slice.first / 2 + v / 2 * kLanes,
+              pair_neighbours(load(from + v * kLanes), second));
+      }
+    }
+  }
+  pair_keys(block.keys, slice.vectors, scratch.grads.keys + slice.first);
 }
 
 MMK_NAMESPACE_END

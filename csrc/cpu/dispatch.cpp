@@ -12,9 +12,11 @@ namespace mmkernels {
   void attention_forward(const AttentionProblem&, const Threads&);  \
   void attention_backward(const AttentionProblem&, const Threads&); \
   int64_t fma_peak(int64_t, const Threads&);                        \
+  int64_t bf16_peak(int64_t, const Threads&);                       \
   int64_t read_peak(const float*, int64_t, const Threads&);         \
   }
 #if defined(__x86_64__)
+MMK_DECLARE(avx512bf16)
 MMK_DECLARE(avx512)
 MMK_DECLARE(avx2)
 #endif
@@ -30,27 +32,31 @@ struct Candidate {
   bool runs;
 };
 
-// Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels.
+// Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels, with bf16 in pairs.
 const Candidate* candidates(int& count) {
 #if defined(__x86_64__)
   static const bool kAvx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   static const bool kAvx512 = kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const bool kAvx512Bf16 = kAvx512 && __builtin_cpu_supports("avx512bf16");
 #else
   static const bool kAvx2 = true;
 #endif
   static const Candidate kAll[] = {
 #if defined(__x86_64__)
+      {{"avx512bf16", avx512bf16::attention_forward, avx512bf16::attention_backward},
+       {avx512bf16::fma_peak, avx512bf16::bf16_peak, avx512bf16::read_peak},
+       kAvx512Bf16},
       {{"avx512", avx512::attention_forward, avx512::attention_backward},
-       {avx512::fma_peak, avx512::read_peak},
+       {avx512::fma_peak, avx512::bf16_peak, avx512::read_peak},
        kAvx512},
-      {{"avx2", avx2::attention_forward, avx2::attention_backward}, {avx2::fma_peak, avx2::read_peak}, kAvx2},
+      {{"avx2", avx2::attention_forward, avx2::attention_backward}, {avx2::fma_peak, avx2::bf16_peak, avx2::read_peak}, kAvx2},
 #endif
       {{"baseline", baseline::attention_forward, baseline::attention_backward},
-       {baseline::fma_peak, baseline::read_peak},
+       {baseline::fma_peak, baseline::bf16_peak, baseline::read_peak},
        true},
-      {{"vec16", vec16::attention_forward, vec16::attention_backward}, {vec16::fma_peak, vec16::read_peak}, kAvx2},
+      {{"vec16", vec16::attention_forward, vec16::attention_backward}, {vec16::fma_peak, vec16::bf16_peak, vec16::read_peak}, kAvx2},
   };
   count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
   return kAll;

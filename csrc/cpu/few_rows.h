@@ -6,7 +6,6 @@
 // (gemm.h, many_rows.h), so a row's bits do not tell which way it went.
 #pragma once
 
-#include "gemm.h"
 #include "key_block.h"
 #include "state.h"
 
@@ -45,23 +44,24 @@ struct Scratch {
 // ---- operands ----
 
 inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& scratch) {
+  const int64_t width = elements(element_of(p), p.dim_qk);
   for (int r = 0; r < tile.rows; ++r) {
-    const char* from =
-        row_of(p.query, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
-    widen_run(from, p.query.dtype, p.dim_qk, p.scale, scratch.query + r * p.dim_qk);
+    read_row(element_of(p), row_of(p.query, tile, r), p.query.dtype, p.dim_qk, p.scale, width,
+             scratch.query + r * width);
   }
 }
 
-/// scratch.keys = `keys` keys from `row` on as [feature][key]; what lies beyond the last key is 0 and never visible.
+/// scratch.keys = `keys` keys from `row` on as [element of features][key]; what lies beyond the last key is 0 and never visible.
 /// Decoding is bound by memory, and blocks of keys and of values alternate: both are asked for ahead.
 inline void load_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row, int32_t keys,
                       Scratch& scratch) {
-  const int64_t width = round_up(p.dim_qk, kLanes), batch = tile.sequence.tensor_batch;
+  const Element element = element_of(p);
+  const int64_t width = round_up(elements(element, p.dim_qk), kLanes), batch = tile.sequence.tensor_batch;
   for (int32_t first = 0; first < keys; first += kLanes) {
     const int32_t count = smaller(kLanes, keys - first);
     prefetch_rows(segment.value, batch, tile.head_k, row + first, count, p.dim_v);
     prefetch_rows(segment.key, batch, tile.head_k, row + first + kBlockKeys, count, p.dim_qk);  // of the next block
-    Staged k = stage_whole(segment.key, batch, tile.head_k, row + first, count, p.dim_qk, scratch.wide);
+    Staged k = stage_whole(element, segment.key, batch, tile.head_k, row + first, count, p.dim_qk, scratch.wide);
     if (count < kLanes) {
       float* whole = scratch.wide + kLanes * width;
       for (int32_t j = 0; j < kLanes; ++j) {
@@ -208,6 +208,17 @@ inline void softmax_block(const AttentionProblem& p, const RowTile& tile, const 
   store(scratch.factor, shrink);
 }
 
+/// Probabilities [row][key] -> [row][pair of keys] in place, rounded to bf16; beyond the last key they are 0.
+inline void pair_keys(const RowTile& tile, int32_t keys, Scratch& scratch) {
+  for (int r = 0; r < tile.rows; ++r) {
+    float* s = scratch.logits + r * kKeyStride;
+    for (int32_t j = 0; j < keys; j += 2 * kLanes) {
+      const Float second = j + kLanes < keys ? load(s + j + kLanes) : splat(0.0f);
+      store(s + j / 2, pair_neighbours(load(s + j), second));
+    }
+  }
+}
+
 // ---- one chunk, the merge of chunks, the output ----
 
 inline void reset(const AttentionProblem& p, const RowTile& tile, const State& state) {
@@ -222,6 +233,7 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
   const Segment& segment = p.segments[chunk.segment];
   const int64_t width = row_width(p), batch = tile.sequence.tensor_batch;
   const int vectors = static_cast<int>(width / kLanes);
+  const Element element = element_of(p);
   load_intervals(p, chunk.segment, tile);
   bool started = false;
   for (int32_t first = chunk.first; first < chunk.last; first += kBlockKeys) {
@@ -231,24 +243,29 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     started = true;
     const int64_t row = tile.sequence.first_key + first;
     load_keys(p, segment, tile, row, keys, scratch);
-    const Staged v = stage_whole(segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
-    gemm<Start::kZero, Layout::kRows>(tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query, p.dim_qk,
-                                      scratch.keys, kKeyStride, p.dim_qk, scratch.logits, kKeyStride);
+    const Staged v =
+        element == Element::kPair
+            ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
+            : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
+    multiply_query(p, element, tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query,
+                   elements(element, p.dim_qk), scratch.keys, kKeyStride, scratch.logits, kKeyStride);
     finish_logits(p, tile, block, scratch);
     if (p.dropout.active) fill_dropout(p, tile, block, scratch);
     softmax_block(p, tile, block, scratch, state);
+    if (element == Element::kPair) pair_keys(tile, keys, scratch);
 
-    if (block.tile_class == TileClass::kPartial && has_non_finite(v.data, v.stride, keys, p.dim_v)) {
+    const int64_t depth = elements(element, keys);
+    if (block.tile_class == TileClass::kPartial && has_non_finite(element, v.data, v.stride, depth, p.dim_v)) {
       for (int r = 0; r < tile.rows; ++r) {
         for (float* a = state.acc + r * width; a < state.acc + (r + 1) * width; a += kLanes) {
           store(a, load(a) * splat(scratch.factor[r]));
         }
       }
-      gemm_isolated_rows(tile.rows, vectors, scratch.logits, kKeyStride, scratch.visible, kBlockKeys, v.data, v.stride,
-                         keys, state.acc, width);
+      gemm_isolated_rows(element, tile.rows, vectors, scratch.logits, kKeyStride, scratch.visible, kBlockKeys, v.data,
+                         v.stride, 0, keys, state.acc, width);
     } else {
-      gemm<Start::kRescaleRows, Layout::kRows>(tile.rows, vectors, scratch.logits, kKeyStride, v.data, v.stride, keys,
-                                               state.acc, width, scratch.factor);
+      gemm<Start::kRescaleRows, Layout::kRows>(element, tile.rows, vectors, scratch.logits, kKeyStride, v.data,
+                                               v.stride, depth, state.acc, width, scratch.factor);
     }
   }
   return started;
@@ -280,8 +297,7 @@ inline void finish(const AttentionProblem& p, const RowTile& tile, const State& 
   for (int r = 0; r < tile.rows; ++r) {
     float* row = total.acc + r * width;
     for (int64_t d = 0; d < width; d += kLanes) store(row + d, load(row + d) * splat(scratch.factor[r]));
-    const char* to = row_of(p.out, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
-    narrow_run(row, p.dim_v, const_cast<char*>(to), p.out.dtype);
+    narrow_run(row, p.dim_v, const_cast<char*>(row_of(p.out, tile, r)), p.out.dtype);
   }
 }
 

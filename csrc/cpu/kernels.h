@@ -14,6 +14,7 @@ struct AttentionKernels {
 /// Measurements to compare with (peak.cpp), on the same instruction set.
 struct PeakKernels {
   int64_t (*fma)(int64_t steps, const Threads&);                      // operations
+  int64_t (*bf16)(int64_t steps, const Threads&);                     // operations on bf16 operands
   int64_t (*read)(const float* data, int64_t count, const Threads&);  // bytes
 };
 

@@ -211,7 +211,18 @@ inline TileClass prepare_block(const AttentionProblem& p, const RowTile& tile, c
 
 // ---- logits and dropout ----
 
-/// Raw products -> logits in place, [key][row] with kRowStride. `slope` (may be nullptr) receives d logit / d product.
+/// c[m][n] = products of query and key, with the scale: it is in the query where that is of floats.
+inline void multiply_query(const AttentionProblem& p, Element element, int64_t rows, int vectors, const float* a,
+                           int64_t a_stride, const float* b, int64_t b_stride, float* c, int64_t c_stride) {
+  const int64_t depth = elements(element, p.dim_qk);
+  if (element == Element::kPair) {
+    gemm<Start::kScale, Layout::kRows>(element, rows, vectors, a, a_stride, b, b_stride, depth, c, c_stride, &p.scale);
+  } else {
+    gemm<Start::kZero, Layout::kRows>(element, rows, vectors, a, a_stride, b, b_stride, depth, c, c_stride);
+  }
+}
+
+/// Scaled products -> logits in place, [key][row] with kRowStride. `slope` (may be nullptr) receives d logit / d product.
 inline void finish_logits(const AttentionProblem& p, const Slice& slice, const KeyBlock& block, float* logits,
                           float* slope) {
   const bool has_bias = p.bias.kind != BiasKind::kNone, partial = block.tile_class == TileClass::kPartial;
@@ -229,6 +240,16 @@ inline void finish_logits(const AttentionProblem& p, const Slice& slice, const K
       if (has_bias) logit = logit + load(block.bias + at_block);
       if (partial) logit = select(load(block.visible + at_block), logit, splat(-INFINITY));
       store(at_logit, logit);
+    }
+  }
+}
+
+/// Weights [key][row] -> [pair of keys][row] in place, rounded to bf16.
+inline void pair_keys(int32_t keys, int vectors, float* weights) {
+  for (int32_t j = 0; j < keys; j += 2) {
+    for (int v = 0; v < vectors * kLanes; v += kLanes) {
+      const Float low = j + 1 < keys ? load(weights + (j + 1) * kRowStride + v) : splat(0.0f);
+      store(weights + j / 2 * kRowStride + v, pair(load(weights + j * kRowStride + v), low));
     }
   }
 }

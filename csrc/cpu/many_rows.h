@@ -3,7 +3,6 @@
 //   s[key][row] = k qT,  row max, p = exp(s - max),  acc[feature][row] = acc * exp(old - new) + vT p
 #pragma once
 
-#include "gemm.h"
 #include "key_block.h"
 #include "state.h"
 
@@ -31,7 +30,7 @@ struct Scratch {
 };
 
 inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& scratch) {
-  pack_rows(p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
+  pack_rows(element_of(p), p.query, tile, p.dim_qk, p.scale, scratch.rows, scratch.query);
 }
 
 // ---- softmax ----
@@ -94,7 +93,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
                    const State& state) {
   const Segment& segment = p.segments[chunk.segment];
   const Sequence& sequence = tile.sequence;
-  const bool short_tile = tile.padded <= 2 * kLanes;
+  const Element element = element_of(p);
+  const bool pairs = element == Element::kPair, short_tile = tile.padded <= 2 * kLanes;
   load_intervals(p, chunk.segment, tile);
   bool started = false;
   for (int32_t first = chunk.first; first < chunk.last; first += kBlockKeys) {
@@ -106,27 +106,30 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
       if (prepare_block(p, tile, slice, chunk.segment, first, keys, block) == TileClass::kSkip) continue;
       if (!k.data) {  // loaded at the first slice that sees a key of the block
         const int64_t row = sequence.first_key + first;
-        k = stage(segment.key, sequence.tensor_batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
-        v = stage(segment.value, sequence.tensor_batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
+        const int64_t batch = sequence.tensor_batch;
+        k = stage(element, segment.key, batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
+        v = pairs ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, p.dim_v, scratch.values)
+                  : stage(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
       }
       if (!started) reset(p, tile, state);
       started = true;
 
       float *logits = scratch.logits + slice.first, *keep = scratch.keep + slice.first;
-      gemm<Start::kZero, Layout::kRows>(keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride,
-                                        p.dim_qk, logits, kRowStride);
+      multiply_query(p, element, keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride, logits,
+                     kRowStride);
       finish_logits(p, slice, block, logits, nullptr);
       if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
       float* factor = scratch.factor + slice.first;
       softmax_block(p, slice, block, logits, keep, state.row_max + slice.first, state.row_sum + slice.first, factor);
+      if (pairs) pair_keys(keys, slice.vectors, logits);
 
       float* acc = state.acc + slice.first;
       if (block.tile_class == TileClass::kPartial && values_finite < 0) {
-        values_finite = !has_non_finite(v.data, v.stride, keys, p.dim_v);
+        values_finite = !has_non_finite(element, v.data, v.stride, elements(element, keys), p.dim_v);
       }
       if (block.tile_class == TileClass::kFull || values_finite) {
-        gemm<Start::kRescale, Layout::kTransposed>(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, keys,
-                                                   acc, kRowStride, factor);
+        gemm<Start::kRescale, Layout::kTransposed>(element, p.dim_v, slice.vectors, v.data, v.stride, logits,
+                                                   kRowStride, elements(element, keys), acc, kRowStride, factor);
       } else {  // NaN or Inf in values that some rows do not see
         for (int64_t d = 0; d < p.dim_v; ++d) {
           for (int w = 0; w < slice.rows(); w += kLanes) {
@@ -134,8 +137,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
             store(a, load(a) * load(factor + w));
           }
         }
-        gemm_isolated(p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, block.visible, kSlice, keys, acc,
-                      kRowStride);
+        gemm_isolated(element, p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, block.visible, kSlice,
+                      keys, acc, kRowStride);
       }
     }
   }

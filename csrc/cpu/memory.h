@@ -1,9 +1,13 @@
-// Rows in and out of fp32 scratch: the only place that knows the element type of a tensor.
+// Rows in and out of scratch: the only place that knows the element type of a tensor.
+//
+// Scratch holds the elements that the matrix products multiply (gemm.h): floats, or pairs of bf16 where the processor
+// multiplies those. Pairs along a row are pairs of features as they stand in the tensor; pairs of rows have the earlier
+// row in the high half, so that a chain over rows is in their order.
 #pragma once
 
 #include <cstdlib>
 
-#include "simd.h"
+#include "gemm.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -22,6 +26,14 @@ inline const char* row_of(const TensorView& t, int64_t batch, int64_t head, int6
 
 inline Float widen(Half h, DType dtype) { return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h); }
 inline Half narrow(Float x, DType dtype) { return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x); }
+
+/// What the matrix products of a call multiply.
+inline Element element_of(const AttentionProblem& p) {
+  return kBfloat16Pairs && p.query.dtype == DType::kBFloat16 ? Element::kPair : Element::kFloat;
+}
+inline int64_t numbers_in(Element element) { return element == Element::kPair ? 2 : 1; }
+/// How many elements hold `numbers` numbers.
+inline int64_t elements(Element element, int64_t numbers) { return ceil_div(numbers, numbers_in(element)); }
 
 /// to[i] = factor * from[i] for `count` elements with unit stride, read no further than that.
 inline void widen_run(const void* from, DType dtype, int64_t count, float factor, float* to) {
@@ -66,16 +78,16 @@ inline void narrow_run(const float* from, int64_t count, void* to, DType dtype) 
   }
 }
 
-/// Whether `rows` x `columns` floats hold a NaN or an Inf.
-inline bool has_non_finite(const float* data, int64_t stride, int64_t rows, int64_t columns) {
+/// Whether `rows` x `columns` elements hold a NaN or an Inf.
+inline bool has_non_finite(Element element, const float* data, int64_t stride, int64_t rows, int64_t columns) {
+  const auto test = [&](Float x) { return element == Element::kPair ? not_finite_pair(x) : not_finite(x); };
   Int found = splat(0);
-  int32_t rest = 0;
   for (int64_t r = 0; r < rows; ++r) {
     int64_t c = 0;
-    for (; c + kLanes <= columns; c += kLanes) found |= not_finite(load(data + r * stride + c));
-    for (; c < columns; ++c) rest |= !std::isfinite(data[r * stride + c]);
+    for (; c + kLanes <= columns; c += kLanes) found |= test(load(data + r * stride + c));
+    for (; c < columns; ++c) found |= test(splat(data[r * stride + c]));
   }
-  return rest || any(found);
+  return any(found);
 }
 
 /// (rows, columns) -> (columns, rows); both counts are multiples of kLanes.
@@ -88,39 +100,83 @@ inline void transpose(const float* from, int64_t from_stride, int64_t rows, int6
   }
 }
 
-/// Rows of a tensor as fp32 rows of `width` floats, 0 beyond its columns.
+/// Elements of a row of `columns` numbers, as many as `width` says: 0 beyond. Pairs are as they are, without the factor.
+inline void read_row(Element element, const void* from, DType dtype, int64_t columns, float factor, int64_t width,
+                     float* to) {
+  int64_t filled = elements(element, columns);
+  if (element == Element::kPair) {
+    if (columns % 2) to[filled - 1] = 0.0f;
+    memcpy(to, from, static_cast<size_t>(columns * element_size(dtype)));
+  } else {
+    widen_run(from, dtype, columns, factor, to);
+  }
+  for (; filled < width; ++filled) to[filled] = 0.0f;
+}
+
+/// Pairs of two rows of bf16 (low == nullptr: a row of zeros), 0 beyond their columns.
+inline void pair_rows(const void* high, const void* low, int64_t columns, int64_t width, float* to) {
+  const uint16_t *first = static_cast<const uint16_t*>(high), *second = static_cast<const uint16_t*>(low);
+  int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) {
+    const Half below = second ? *reinterpret_cast<const HalfUnaligned*>(second + c) : Half{};
+    store(to + c, pair(*reinterpret_cast<const HalfUnaligned*>(first + c), below));
+  }
+  for (; c < columns; ++c) {
+    const uint32_t word = static_cast<uint32_t>(first[c]) << 16 | (second ? second[c] : 0);
+    memcpy(to + c, &word, sizeof word);
+  }
+  for (; c < width; ++c) to[c] = 0.0f;
+}
+
+/// Rows in scratch, or in place; the stride counts elements.
 struct Staged {
   const float* data;
   int64_t stride;
 };
 
-inline Staged widen_rows(const TensorView& t, const char* first, int64_t rows, int64_t columns, int64_t width,
-                         float* buffer) {
+inline bool stands_in_place(Element element, const TensorView& t, const char* first, int64_t columns) {
+  if (element == Element::kFloat) return t.dtype == DType::kFloat32;
+  return columns % 2 == 0 && t.row % 2 == 0 && reinterpret_cast<uintptr_t>(first) % sizeof(float) == 0;
+}
+
+inline Staged read_rows(Element element, const TensorView& t, const char* first, int64_t rows, int64_t columns,
+                        int64_t width, float* buffer) {
   for (int64_t r = 0; r < rows; ++r) {
-    float* to = buffer + r * width;
-    widen_run(first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, to);
-    for (int64_t c = columns; c < width; ++c) to[c] = 0.0f;
+    read_row(element, first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, width, buffer + r * width);
   }
   return {buffer, width};
 }
 
-/// Rows of keys or values as fp32: in place where they are fp32 already and the tile is short, else in `buffer`.
-inline Staged stage(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
-                    bool short_tile, float* buffer) {
+/// Rows of keys or values: in place where that is possible and the tile is short, else in `buffer`.
+inline Staged stage(Element element, const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                    int64_t columns, bool short_tile, float* buffer) {
   const char* first = row_of(t, batch, head, row);
   // A copy costs little against many query rows and spares the cache the conflicts of large power-of-two strides.
-  if (t.dtype == DType::kFloat32 && (short_tile || t.row == columns)) {
-    return {reinterpret_cast<const float*>(first), t.row};
+  if (stands_in_place(element, t, first, columns) && (short_tile || t.row == columns)) {
+    return {reinterpret_cast<const float*>(first), t.row / numbers_in(element)};
   }
-  return widen_rows(t, first, rows, columns, columns, buffer);
+  return read_rows(element, t, first, rows, columns, elements(element, columns), buffer);
 }
 
-/// Rows as fp32 whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
-inline Staged stage_whole(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
-                          float* buffer) {
+/// Rows whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
+inline Staged stage_whole(Element element, const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                          int64_t columns, float* buffer) {
   const char* first = row_of(t, batch, head, row);
-  if (t.dtype == DType::kFloat32 && columns % kLanes == 0) return {reinterpret_cast<const float*>(first), t.row};
-  return widen_rows(t, first, rows, columns, round_up(columns, kLanes), buffer);
+  const int64_t width = elements(element, columns);
+  if (stands_in_place(element, t, first, columns) && width % kLanes == 0) {
+    return {reinterpret_cast<const float*>(first), t.row / numbers_in(element)};
+  }
+  return read_rows(element, t, first, rows, columns, round_up(width, kLanes), buffer);
+}
+
+/// The same rows in pairs of rows.
+inline Staged stage_pairs(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
+                          int64_t width, float* buffer) {
+  for (int64_t r = 0; r < rows; r += 2) {
+    const char* low = r + 1 < rows ? row_of(t, batch, head, row + r + 1) : nullptr;
+    pair_rows(row_of(t, batch, head, row + r), low, columns, width, buffer + r / 2 * width);
+  }
+  return {buffer, width};
 }
 
 /// Asks for rows before they are needed.

@@ -1,10 +1,11 @@
 // What a machine can do at most on one instruction set, for benchmarks to compare with.
 //
 //   fma_peak    chains of fused multiply-adds in registers, more of them than the latency needs: no memory is touched
+//   bf16_peak   the same of what multiplies bf16 on this instruction set
 //   read_peak   the sum of a buffer: each thread adds up one stretch of it, as four streams with two accumulators each
 
+#include "gemm.h"
 #include "kernels.h"
-#include "simd.h"
 
 MMK_NAMESPACE_BEGIN
 namespace {
@@ -21,14 +22,15 @@ void keep(Float x) {
   sink = sum;
 }
 
+template <Element element>
 void fma_chains(void* context, int64_t) {
   const int64_t steps = *static_cast<const int64_t*>(context);
   Float chain[kChains];
   for (int i = 0; i < kChains; ++i) chain[i] = splat(static_cast<float>(i));
-  const Float factor = splat(0.999f), term = splat(0.5f);
+  const Float factor = splat(1e-3f), term = splat(0.5f);
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 12
-    for (int i = 0; i < kChains; ++i) chain[i] = multiply_add(chain[i], factor, term);
+    for (int i = 0; i < kChains; ++i) chain[i] = multiply_add_elements<element>(factor, term, chain[i]);
   }
   Float sum = chain[0];
   for (int i = 1; i < kChains; ++i) sum += chain[i];
@@ -60,8 +62,14 @@ void read_stretch(void* context, int64_t index) {
 }  // namespace
 
 int64_t fma_peak(int64_t steps, const Threads& threads) {
-  threads.run(threads.count, &steps, fma_chains);
+  threads.run(threads.count, &steps, fma_chains<Element::kFloat>);
   return 2 * kLanes * kChains * steps * threads.count;
+}
+
+int64_t bf16_peak(int64_t steps, const Threads& threads) {
+  if constexpr (!kBfloat16Pairs) return fma_peak(steps, threads);
+  threads.run(threads.count, &steps, fma_chains<Element::kPair>);
+  return 4 * kLanes * kChains * steps * threads.count;
 }
 
 int64_t read_peak(const float* data, int64_t count, const Threads& threads) {

@@ -1,8 +1,9 @@
 // Vectors of floats and 32-bit words: the only place that knows vector registers.
 //
-// Three back ends behind one interface: AVX2 (8 lanes), AVX-512 (16 lanes), and the compiler's vector extensions, which
-// build 4 lanes anywhere (`baseline`) and 16 lanes where AVX-512 is absent (`vec16`), so that the wide kernels are
-// tested on every machine. All vectors are GCC/Clang vector types, so + - * / & | ^ < > work on them as written.
+// Three back ends behind one interface: AVX2 (8 lanes), AVX-512 (16 lanes, with or without its bf16 instructions), and
+// the compiler's vector extensions, which build 4 lanes anywhere (`baseline`) and 16 lanes where AVX-512 is absent
+// (`vec16`), so that the wide kernels and those on pairs of bf16 are tested on every machine. All vectors are GCC/Clang
+// vector types, so + - * / & | ^ < > work on them as written.
 #pragma once
 
 #include <cmath>
@@ -16,11 +17,13 @@
 #define MMK_CODE_avx2 2
 #define MMK_CODE_avx512 3
 #define MMK_CODE_vec16 4
+#define MMK_CODE_avx512bf16 5
 #define MMK_PASTE_(a, b) a##b
 #define MMK_PASTE(a, b) MMK_PASTE_(a, b)
 #define MMK_CODE MMK_PASTE(MMK_CODE_, MMK_ISA)
 #define MMK_AVX2 (MMK_CODE == MMK_CODE_avx2)
-#define MMK_AVX512 (MMK_CODE == MMK_CODE_avx512)
+#define MMK_AVX512_BF16 (MMK_CODE == MMK_CODE_avx512bf16)
+#define MMK_AVX512 (MMK_CODE == MMK_CODE_avx512 || MMK_AVX512_BF16)
 
 #if MMK_AVX2 || MMK_AVX512
 #include <immintrin.h>
@@ -41,6 +44,9 @@ constexpr int kTileRows = 4, kTileVectors = 1;
 constexpr int kLanes = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
+
+/// Whether bf16 operands are multiplied as they are, two products at a time, or widened to fp32 (pairs.h).
+constexpr bool kBfloat16Pairs = MMK_AVX512_BF16 || MMK_CODE == MMK_CODE_vec16;
 
 constexpr int kFewTileRows = 2;  // rows beside which 2 * kTileVectors columns fit in registers too
 
@@ -239,12 +245,14 @@ struct LaneOps<Float> {
 
 inline Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
 
-inline Half narrow_bfloat16(Float x) {
+/// x to the nearest bf16, in the low half of every lane.
+inline Word round_bfloat16(Float x) {
   const Word bits = (Word)x;
   const Word rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Word quiet = (bits >> 16) | 0x40;
-  return __builtin_convertvector((Word)select(x != x, (Int)quiet, (Int)rounded), Half);
+  return (Word)select(x != x, (Int)quiet, (Int)rounded);
 }
+inline Half narrow_bfloat16(Float x) { return __builtin_convertvector(round_bfloat16(x), Half); }
 
 inline Float widen_float16(Half h) {
 #if MMK_AVX512
@@ -278,6 +286,33 @@ inline Half narrow_float16(Float x) {
   return __builtin_convertvector((Word)result | sign, Half);
 #endif
 }
+
+// ---- pairs of bf16: two in every lane, in its high and its low half ----
+
+/// c + high products + low products, rounded to fp32 after each.
+inline Float multiply_add_pairs(Float a, Float b, Float c) {
+#if MMK_AVX512_BF16
+  return (Float)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+  const auto high = [](Float x) { return (Float)((Word)x & 0xffff0000u); };
+  const auto low = [](Float x) { return (Float)((Word)x << 16); };
+  return multiply_add(low(a), low(b), multiply_add(high(a), high(b), c));
+#endif
+}
+/// Both to the nearest bf16.
+inline Float pair(Float high, Float low) {
+#if MMK_AVX512_BF16
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (Float)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+#else
+  return (Float)(round_bfloat16(high) << 16 | round_bfloat16(low));
+#endif
+}
+inline Float pair(Half high, Half low) {
+  return (Float)(__builtin_convertvector(high, Word) << 16 | __builtin_convertvector(low, Word));
+}
+inline Int not_finite_pair(Float x) { return not_finite((Float)((Word)x << 16)) | not_finite(x); }
 
 // ---- moves across lanes ----
 
@@ -319,6 +354,20 @@ inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 4, 12,
 inline Float interleave_low(Float a, Float b) { return MMK_SHUFFLE(a, b, 0, 4, 1, 5); }
 inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 2, 6, 3, 7); }
 #endif
+
+/// The neighbours x[2i], x[2i + 1] of the 2 kLanes numbers of two vectors, to the nearest bf16: the first is the high one.
+inline Float pair_neighbours(Float first, Float second) {
+#if MMK_AVX512_BF16
+  return (Float)_mm512_rol_epi32((__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first), 16);
+#else
+  Float high, low;
+  for (int i = 0; i < kLanes; ++i) {
+    high[i] = 2 * i < kLanes ? first[2 * i] : second[2 * i - kLanes];
+    low[i] = 2 * i < kLanes ? first[2 * i + 1] : second[2 * i + 1 - kLanes];
+  }
+  return pair(high, low);
+#endif
+}
 
 /// Transposes kLanes x kLanes floats: log2(kLanes) perfect shuffles of the rows.
 inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {

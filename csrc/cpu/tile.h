@@ -140,22 +140,30 @@ inline void load_intervals(const AttentionProblem& p, int segment, RowTile& tile
   }
 }
 
-/// Packs rows of a tensor as [feature][row] (`transposed`) and, where the caller needs it, leaves them as [row][feature]
-/// in `rows`; features and rows beyond the end are 0.
-inline void pack_rows(const TensorView& t, const RowTile& tile, int64_t dim, float factor, float* rows,
+/// The rows of a tensor that a tile holds.
+inline const char* row_of(const TensorView& t, const RowTile& tile, int r) {
+  return row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
+}
+
+/// Packs rows of a tensor as [row][element of features] and, where the caller needs it, as [element][row]; elements and
+/// rows beyond the end are 0. Floats are multiplied by the factor.
+inline void pack_rows(Element element, const TensorView& t, const RowTile& tile, int64_t dim, float factor, float* rows,
                       float* transposed) {
-  const int64_t padded_dim = round_up(dim, kLanes);
-  for (int r = 0; r < tile.padded; ++r) {
-    float* to = rows + r * padded_dim;
-    int64_t filled = 0;
-    if (r < tile.rows) {
-      const char* from = row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]);
-      widen_run(from, t.dtype, dim, factor, to);
-      filled = dim;
-    }
-    for (; filled < padded_dim; ++filled) to[filled] = 0.0f;
+  const int64_t width = round_up(elements(element, dim), kLanes);
+  for (int r = 0; r < tile.rows; ++r) {
+    read_row(element, row_of(t, tile, r), t.dtype, dim, factor, width, rows + r * width);
   }
-  if (transposed) transpose(rows, padded_dim, tile.padded, padded_dim, transposed, kRowStride);
+  memset(rows + tile.rows * width, 0, static_cast<size_t>((tile.padded - tile.rows) * width) * sizeof(float));
+  if (transposed) transpose(rows, width, tile.padded, width, transposed, kRowStride);
+}
+
+/// Packs rows of a tensor as [pair of rows][feature].
+inline void pack_row_pairs(const TensorView& t, const RowTile& tile, int64_t dim, float* pairs) {
+  const int64_t width = round_up(dim, kLanes);
+  for (int r = 0; r < tile.rows; r += 2) {
+    pair_rows(row_of(t, tile, r), r + 1 < tile.rows ? row_of(t, tile, r + 1) : nullptr, dim, width,
+              pairs + r / 2 * width);
+  }
 }
 
 /// Writes [feature][row], each row times its factor, to the rows of a tensor; `rows` is scratch.
@@ -166,9 +174,7 @@ inline void unpack_rows(const float* transposed, const float* factor, const RowT
   for (int r = 0; r < tile.rows; ++r) {
     float* row = rows + r * padded_dim;
     for (int64_t d = 0; d < padded_dim; d += kLanes) store(row + d, load(row + d) * splat(factor[r]));
-    char* to =
-        const_cast<char*>(row_of(t, tile.sequence.tensor_batch, tile.head[r], tile.sequence.first_row + tile.query[r]));
-    narrow_run(row, dim, to, t.dtype);
+    narrow_run(row, dim, const_cast<char*>(row_of(t, tile, r)), t.dtype);
   }
 }
 

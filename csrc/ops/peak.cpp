@@ -1,4 +1,4 @@
-// mmkernels_cpu::measure_fma and measure_read: one measurement each, for a benchmark to time.
+// mmkernels_cpu::measure_fma, measure_bf16 and measure_read: one measurement each, for a benchmark to time.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,6 +13,9 @@ namespace {
 /// Runs `steps` steps of independent multiply-add chains on every thread; the operations done, two a multiply-add.
 int64_t measure_fma(int64_t steps) { return peak_kernels().fma(steps, torch_threads()); }
 
+/// The same with the instructions that the kernels multiply bf16 with.
+int64_t measure_bf16(int64_t steps) { return peak_kernels().bf16(steps, torch_threads()); }
+
 /// Reads a tensor once, on every thread; the bytes read (a remainder of some KiB is left out).
 int64_t measure_read(Tensor buffer) {
   MMK_CHECK(buffer.is_contiguous() && buffer.scalar_type() == ScalarType::Float,
@@ -24,6 +27,7 @@ int64_t measure_read(Tensor buffer) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(mmkernels_cpu, m) {
   m.def("measure_fma(int steps) -> int");
+  m.def("measure_bf16(int steps) -> int");
   m.def("measure_read(Tensor buffer) -> int");
 }
 
@@ -31,6 +35,7 @@ STABLE_TORCH_LIBRARY_IMPL(mmkernels_cpu, CPU, m) { m.impl("measure_read", TORCH_
 
 STABLE_TORCH_LIBRARY_IMPL(mmkernels_cpu, CompositeExplicitAutograd, m) {
   m.impl("measure_fma", TORCH_BOX(&measure_fma));
+  m.impl("measure_bf16", TORCH_BOX(&measure_bf16));
 }
 
 }  // namespace mmkernels

@@ -8,7 +8,7 @@ from bench.results import Results
 
 MACHINE = {
     "processor": "test", "threads": 1, "torch": "0", "torch instruction set": "A", "mmkernels instruction set": "a",
-    "peaks": {"fma GFLOP/s": 100.0, "read GB/s": 10.0},
+    "peaks": {"fma GFLOP/s": 100.0, "bf16 GFLOP/s": 200.0, "read GB/s": 10.0},
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ TINY = [
 def _tiny(monkeypatch):
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(cases, "all_cases", lambda: list(TINY))
-    monkeypatch.setattr(machine, "peaks", lambda: {"fma GFLOP/s": 100.0, "read GB/s": 10.0})
+    monkeypatch.setattr(machine, "peaks", lambda: {"fma GFLOP/s": 100.0, "bf16 GFLOP/s": 200.0, "read GB/s": 10.0})
     monkeypatch.setattr(session, "PROVIDERS", session.PROVIDERS[:3])
 
 

@@ -17,7 +17,7 @@ from bench.goals import (
     TileTime,
     WithinTwin,
 )
-from tests.bench.results import record, results
+from tests.bench.results import MACHINE, record, results
 
 
 def check(kind: goals.Check, *records, **extra) -> Reached:
@@ -142,3 +142,13 @@ def test_every_goal_has_cases_and_every_case_a_known_group():
 def test_case_names_are_unique():
     names = [case.id for case in cases.all_cases()]
     assert len(names) == len(set(names)) > 100
+
+
+def test_the_roofline_is_the_lower_of_two_peaks():
+    """1,000 operations a byte at 10 GB/s allow more than any peak; 10 allow 100 GFLOP/s, whatever the products."""
+    for dtype, peak in (("float32", 100.0), ("float16", 100.0), ("bfloat16", 200.0)):
+        found = record("a", ["fp32 forward"], dtype)
+        assert results(found).records[0].roofline(MACHINE) == peak
+        found["bytes"] = 10**8
+        assert results(found).records[0].roofline(MACHINE) == 100.0
+        assert results(found).records[0].roofline({"peaks": None}) is None

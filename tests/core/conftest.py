@@ -11,7 +11,7 @@ import pytest
 
 from tools import native
 
-INSTRUCTION_SETS = ("baseline", "avx2", "vec16", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "vec16", "avx512", "avx512bf16")
 
 
 @pytest.fixture(scope="session")

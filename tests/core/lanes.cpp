@@ -28,6 +28,40 @@ void narrow(const float* x, uint16_t* y, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) *reinterpret_cast<HalfUnaligned*>(y + i) = function(load(x + i));
 }
 
+template <class T>
+T load_as(const void* p) {
+  T x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+void pairs_of(const float* high, const float* low, uint32_t* pairs, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Float both = pair(load(high + i), load(low + i));
+    memcpy(pairs + i, &both, sizeof both);
+  }
+}
+
+void pairs_of_halves(const uint16_t* high, const uint16_t* low, uint32_t* pairs, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Float both = pair(load_as<Half>(high + i), load_as<Half>(low + i));
+    memcpy(pairs + i, &both, sizeof both);
+  }
+}
+
+void pairs_of_neighbours(const float* x, uint32_t* pairs, int64_t count) {
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {
+    const Float both = pair_neighbours(load(x + i), load(x + i + kLanes));
+    memcpy(pairs + i / 2, &both, sizeof both);
+  }
+}
+
+void add_pairs(const uint32_t* a, const uint32_t* b, const float* c, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    store(y + i, multiply_add_pairs(load_as<Float>(a + i), load_as<Float>(b + i), load(c + i)));
+  }
+}
+
 void philox(const uint32_t* counter, uint32_t key0, uint32_t key1, uint32_t* words, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) {
     PhiloxBlock<SplitWord> block;
@@ -60,7 +94,7 @@ void multiply_as(int64_t rows, int vectors, const float* a, const float* b, int6
                  const float* factor) {
   const int64_t columns = static_cast<int64_t>(vectors) * kLanes;
   const int64_t a_stride = layout == Layout::kTransposed ? rows : depth;
-  gemm<start, layout>(rows, vectors, a, a_stride, b, columns, depth, c, columns, factor);
+  gemm<start, layout>(Element::kFloat, rows, vectors, a, a_stride, b, columns, depth, c, columns, factor);
 }
 
 void multiply(int64_t rows, int vectors, const float* a, bool transposed, const float* b, int64_t depth, float* c,
@@ -85,6 +119,10 @@ const LaneFunctions kLaneFunctions = {
     widen<widen_float16>,
     narrow<narrow_bfloat16>,
     narrow<narrow_float16>,
+    pairs_of,
+    pairs_of_halves,
+    pairs_of_neighbours,
+    add_pairs,
     philox,
     merge,
     transpose,

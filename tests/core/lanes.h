@@ -15,6 +15,13 @@ struct LaneFunctions {
   void (*widen_float16)(const uint16_t* x, float* y, int64_t count);
   void (*narrow_bfloat16)(const float* x, uint16_t* y, int64_t count);
   void (*narrow_float16)(const float* x, uint16_t* y, int64_t count);
+  /// words of two bf16, the first in the high half
+  void (*pair)(const float* high, const float* low, uint32_t* pairs, int64_t count);
+  void (*pair_halves)(const uint16_t* high, const uint16_t* low, uint32_t* pairs, int64_t count);
+  /// neighbours of x (`count` of them), one vector of pairs from two vectors
+  void (*pair_neighbours)(const float* x, uint32_t* pairs, int64_t count);
+  /// c + products of the high halves + products of the low halves
+  void (*multiply_add_pairs)(const uint32_t* a, const uint32_t* b, const float* c, float* y, int64_t count);
   /// counter and words are (4, count)
   void (*philox)(const uint32_t* counter, uint32_t key0, uint32_t key1, uint32_t* words, int64_t count);
   /// row_max, factor_a, factor_b of merging two softmax states
@@ -39,6 +46,7 @@ MMK_DECLARE(vec16)
 #if defined(__x86_64__)
 MMK_DECLARE(avx2)
 MMK_DECLARE(avx512)
+MMK_DECLARE(avx512bf16)
 #endif
 #undef MMK_DECLARE
 

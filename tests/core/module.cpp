@@ -71,6 +71,36 @@ struct Lanes {
     return words;
   }
 
+  py::array_t<uint32_t> pair(const Array<float>& high, const Array<float>& low) const {
+    check(high.size() == low.size() && high.size() % kWidest == 0, "sizes must be equal, a multiple of 16");
+    py::array_t<uint32_t> pairs(high.size());
+    functions->pair(high.data(), low.data(), pairs.mutable_data(), high.size());
+    return pairs;
+  }
+
+  py::array_t<uint32_t> pair_halves(const Array<uint16_t>& high, const Array<uint16_t>& low) const {
+    check(high.size() == low.size() && high.size() % kWidest == 0, "sizes must be equal, a multiple of 16");
+    py::array_t<uint32_t> pairs(high.size());
+    functions->pair_halves(high.data(), low.data(), pairs.mutable_data(), high.size());
+    return pairs;
+  }
+
+  py::array_t<uint32_t> pair_neighbours(const Array<float>& x) const {
+    check(x.size() % (2 * kWidest) == 0, "size must be a multiple of 32");
+    py::array_t<uint32_t> pairs(x.size() / 2);
+    functions->pair_neighbours(x.data(), pairs.mutable_data(), x.size());
+    return pairs;
+  }
+
+  py::array_t<float> multiply_add_pairs(const Array<uint32_t>& a, const Array<uint32_t>& b,
+                                        const Array<float>& c) const {
+    check(a.size() == b.size() && a.size() == c.size() && a.size() % kWidest == 0,
+          "sizes must be equal, a multiple of 16");
+    py::array_t<float> result(c.size());
+    functions->multiply_add_pairs(a.data(), b.data(), c.data(), result.mutable_data(), c.size());
+    return result;
+  }
+
   py::tuple merge(const Array<float>& max_a, const Array<float>& max_b) const {
     check(max_a.size() == max_b.size() && max_a.size() % kWidest == 0, "sizes must be equal, a multiple of 16");
     py::array_t<float> row_max(max_a.size()), factor_a(max_a.size()), factor_b(max_a.size());
@@ -126,6 +156,7 @@ py::dict lanes() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     result["avx512"] = Lanes{&mmkernels::avx512::kLaneFunctions};
+    if (__builtin_cpu_supports("avx512bf16")) result["avx512bf16"] = Lanes{&mmkernels::avx512bf16::kLaneFunctions};
   }
 #else
   result["vec16"] = Lanes{&mmkernels::vec16::kLaneFunctions};
@@ -155,6 +186,10 @@ PYBIND11_MODULE(mmk_core_tests, m) {
       .def("narrow_bfloat16",
            [](const Lanes& l, const Array<float>& x) { return map(l.functions->narrow_bfloat16, x); })
       .def("narrow_float16", [](const Lanes& l, const Array<float>& x) { return map(l.functions->narrow_float16, x); })
+      .def("pair", &Lanes::pair)
+      .def("pair_halves", &Lanes::pair_halves)
+      .def("pair_neighbours", &Lanes::pair_neighbours)
+      .def("multiply_add_pairs", &Lanes::multiply_add_pairs)
       .def("philox", &Lanes::philox)
       .def("merge", &Lanes::merge)
       .def("transpose", &Lanes::transpose)

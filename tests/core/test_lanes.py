@@ -90,6 +90,50 @@ def test_narrowing_rounds_to_nearest_even(lanes, dtype):
     np.testing.assert_array_equal(found[~nan], exact.view(torch.int16).numpy().view(np.uint16)[~nan])
 
 
+def halves(x: np.ndarray) -> np.ndarray:
+    """The bits of bf16 nearest to fp32 numbers."""
+    return torch.from_numpy(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+def numbers(bits: np.ndarray) -> np.ndarray:
+    """The numbers that bits of bf16 are."""
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
+
+
+def test_pairs_are_rounded_to_nearest_even(lanes):
+    x = hard_to_narrow(torch.bfloat16)
+    x = x[np.abs(x) >= np.finfo(np.float32).tiny]  # smaller ones may become 0
+    x = x[: len(x) // 32 * 32]
+    expected = halves(x).astype(np.uint32)
+    np.testing.assert_array_equal(lanes.pair(x, x[::-1].copy()), expected << 16 | expected[::-1])
+    np.testing.assert_array_equal(lanes.pair_neighbours(x), expected[::2] << 16 | expected[1::2])
+    np.testing.assert_array_equal(
+        lanes.pair_halves(ALL_HALVES, ALL_HALVES[::-1].copy()),
+        ALL_HALVES.astype(np.uint32) << 16 | ALL_HALVES[::-1],
+    )
+    nan = np.full(32, np.nan, np.float32)
+    for words in (lanes.pair(nan, nan), lanes.pair_neighbours(nan)):
+        assert np.isnan(numbers(words.view(np.uint16))).all()
+
+
+def test_a_product_of_pairs_is_two_links_of_a_chain(lanes):
+    """First the high halves, then the low ones, each sum rounded: a zero half changes nothing."""
+    rng = np.random.default_rng(0)
+    size = 2**16
+    a, b = (rng.standard_normal((2, size), np.float32) for _ in range(2))
+    a, b = halves(a), halves(b)
+    c = rng.standard_normal(size, np.float32)
+    words = [h[0].astype(np.uint32) << 16 | h[1] for h in (a, b)]
+    exact = [numbers(a[i]).astype(np.float64) * numbers(b[i]) for i in range(2)]
+    after_high = (c + exact[0]).astype(np.float32)
+    expected = (after_high + exact[1]).astype(np.float32)
+    np.testing.assert_array_equal(lanes.multiply_add_pairs(*words, c), expected)
+    high_only = words[0] & np.uint32(0xFFFF0000)
+    low_only = words[0] & np.uint32(0xFFFF)
+    found = lanes.multiply_add_pairs(low_only, words[1], lanes.multiply_add_pairs(high_only, words[1], c))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_transpose(lanes):
     x = np.arange(lanes.lanes**2, dtype=np.float32).reshape(lanes.lanes, lanes.lanes)
     np.testing.assert_array_equal(lanes.transpose(x), x.T)
