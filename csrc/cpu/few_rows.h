@@ -1,6 +1,6 @@
 // Attention forward of a tile of few query rows: lanes are keys in the logits, and features in the output.
 //
-// Where lanes are rows, one query row fills one lane in 8 or 16. Here keys are transposed in registers, 64 at a time,
+// Where lanes are rows, one query row fills one lane in 8 or 16. Here keys are transposed in registers,
 //   s[row][key] = q kT,  row max, p = exp(s - max),  acc[row][feature] = acc * exp(old - new) + p v
 // in the same micro-kernel. Every logit, sum and output element is the same chain of operations as where lanes are rows
 // (gemm.h, many_rows.h), so a row's bits do not tell which way it went.
@@ -18,21 +18,19 @@ constexpr int kKeyStride = kBlockKeys + 16;
 inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
 struct Scratch {
-  float *query, *wide, *values;  // rows of features
-  float* keys;                   // [feature][key]
-  float *logits, *keep;          // [row][key]
-  float* factor;                 // one vector: a lane is a row
+  float *query, *wide;   // rows of elements of features
+  float* values;         // [element of keys][feature]
+  float *logits, *keep;  // [row][key]
+  float* factor;         // one vector: a lane is a row
   int32_t visible[kFewRows * kBlockKeys];
 
   static int64_t floats(const AttentionProblem& p) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return kFewRows * (p.dim_qk + 2 * kKeyStride) + dk * kKeyStride + 2 * kLanes * dk + kBlockKeys * dv + kLanes +
-           7 * 16;
+    return kFewRows * (p.dim_qk + 2 * kKeyStride) + 2 * kLanes * dk + kBlockKeys * dv + kLanes + 6 * 16;
   }
   Scratch(const AttentionProblem& p, Arena& arena) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
     query = arena.take(kFewRows * p.dim_qk);
-    keys = arena.take(dk * kKeyStride);
     wide = arena.take(2 * kLanes * dk);
     values = arena.take(kBlockKeys * dv);
     logits = arena.take(kFewRows * kKeyStride);
@@ -51,27 +49,86 @@ inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& 
   }
 }
 
-/// scratch.keys = `keys` keys from `row` on as [element of features][key]; what lies beyond the last key is 0 and never visible.
-/// Decoding is bound by memory, and blocks of keys and of values alternate: both are asked for ahead.
-inline void load_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row, int32_t keys,
-                      Scratch& scratch) {
-  const Element element = element_of(p);
-  const int64_t width = round_up(elements(element, p.dim_qk), kLanes), batch = tile.sequence.tensor_batch;
-  for (int32_t first = 0; first < keys; first += kLanes) {
-    const int32_t count = smaller(kLanes, keys - first);
-    prefetch_rows(segment.value, batch, tile.head_k, row + first, count, p.dim_v);
-    prefetch_rows(segment.key, batch, tile.head_k, row + first + kBlockKeys, count, p.dim_qk);  // of the next block
-    Staged k = stage_whole(element, segment.key, batch, tile.head_k, row + first, count, p.dim_qk, scratch.wide);
-    if (count < kLanes) {
-      float* whole = scratch.wide + kLanes * width;
-      for (int32_t j = 0; j < kLanes; ++j) {
-        for (int64_t d = 0; d < width; d += kLanes) {
-          store(whole + j * width + d, j < count ? load(k.data + j * k.stride + d) : splat(0.0f));
+/// kLanes keys from `row` on as rows of whole vectors; what lies beyond the last of `count` is 0 and never visible.
+inline Staged load_keys(const AttentionProblem& p, Element element, const Segment& segment, const RowTile& tile,
+                        int64_t row, int32_t count, Scratch& scratch) {
+  const int64_t width = round_up(elements(element, p.dim_qk), kLanes);
+  const Staged k = stage_whole(element, segment.key, tile.sequence.tensor_batch, tile.head_k, row, count, p.dim_qk,
+                               scratch.wide);
+  if (count == kLanes) return k;
+  float* whole = scratch.wide + kLanes * width;
+  for (int32_t j = 0; j < kLanes; ++j) {
+    for (int64_t d = 0; d < width; d += kLanes) {
+      store(whole + j * width + d, j < count ? load(k.data + j * k.stride + d) : splat(0.0f));
+    }
+  }
+  return {whole, width};
+}
+
+/// logits[row][key] = q k of kLanes keys, whose columns never leave the registers. `ahead(d)` runs between features.
+template <int rows, Element element, class Ahead>
+inline void multiply_columns(const float* query, int64_t depth, const Staged& k, float factor, float* logits,
+                             const Ahead& ahead) {
+  Float sum[rows];
+  for (Float& s : sum) s = splat(0.0f);
+  for (int64_t d = 0; d < depth; d += kLanes) {
+    ahead(d);
+    Float column[kLanes];
+    load_columns(k.data + d, k.stride, column);
+    if (d + kLanes <= depth) {
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
         }
       }
-      k = {whole, width};
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        for (int i = 0; i < depth - d; ++i) {
+          sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
+        }
+      }
     }
-    transpose(k.data, k.stride, kLanes, width, scratch.keys + first, kKeyStride);
+  }
+  for (int r = 0; r < rows; ++r) store(logits + r * kKeyStride, sum[r] * splat(factor));
+}
+
+template <int rows, Element element, class Ahead>
+inline void multiply_columns_of(int count, const float* query, int64_t depth, const Staged& k, float factor,
+                                float* logits, const Ahead& ahead) {
+  if constexpr (rows > 0) {
+    if (count == rows) {
+      multiply_columns<rows, element>(query, depth, k, factor, logits, ahead);
+    } else {
+      multiply_columns_of<rows - 1, element>(count, query, depth, k, factor, logits, ahead);
+    }
+  }
+}
+
+/// Logits of a block before bias and mask. Decoding is bound by memory: the next block of keys and of values is asked
+/// for on the way, some rows at a time, since a burst of requests would wait for itself.
+inline void multiply_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
+                          int32_t keys, Scratch& scratch) {
+  const Element element = element_of(p);
+  const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
+  const int64_t some = ceil_div(kLanes * kLanes, depth);
+  for (int32_t first = 0; first < keys; first += kLanes) {
+    const int32_t count = smaller(kLanes, keys - first);
+    const Staged k = load_keys(p, element, segment, tile, row + first, count, scratch);
+    const auto ahead = [&](int64_t d) {
+      const int64_t begin = d / kLanes * some, rows = smaller<int64_t>(some, count - begin);
+      prefetch_rows(segment.key, batch, tile.head_k, row + first + begin + kBlockKeys, rows, p.dim_qk);
+      prefetch_rows(segment.value, batch, tile.head_k, row + first + begin + kBlockKeys, rows, p.dim_v);
+    };
+    float* logits = scratch.logits + first;
+    if constexpr (kBfloat16Pairs) {
+      if (element == Element::kPair) {
+        multiply_columns_of<kFewRows, Element::kPair>(tile.rows, scratch.query, depth, k, p.scale, logits, ahead);
+        continue;
+      }
+    }
+    multiply_columns_of<kFewRows, Element::kFloat>(tile.rows, scratch.query, depth, k, 1.0f, logits, ahead);
   }
 }
 
@@ -242,13 +299,11 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    load_keys(p, segment, tile, row, keys, scratch);
+    multiply_keys(p, segment, tile, row, keys, scratch);
     const Staged v =
         element == Element::kPair
             ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
             : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
-    multiply_query(p, element, tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query,
-                   elements(element, p.dim_qk), scratch.keys, kKeyStride, scratch.logits, kKeyStride);
     finish_logits(p, tile, block, scratch);
     if (p.dropout.active) fill_dropout(p, tile, block, scratch);
     softmax_block(p, tile, block, scratch, state);

@@ -179,13 +179,15 @@ inline Staged stage_pairs(const TensorView& t, int64_t batch, int64_t head, int6
   return {buffer, width};
 }
 
-/// Asks for rows before they are needed.
+/// Asks for rows before they are needed, into the second-level cache: the first is too small for what is under way.
 inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
                           int64_t columns) {
+  asm volatile("");  // GCC takes a function of nothing but prefetches for one without effect, and leaves calls of it out
   constexpr int64_t kLine = 64;
-  for (int64_t r = row; r < row + rows; ++r) {
-    const char* first = row_of(t, batch, head, r);
-    for (int64_t byte = 0; byte < columns * element_size(t.dtype); byte += kLine) __builtin_prefetch(first + byte);
+  const int64_t bytes = columns * element_size(t.dtype), stride = t.row * element_size(t.dtype);
+  const char* first = row_of(t, batch, head, row);
+  for (int64_t r = 0; r < rows; ++r, first += stride) {
+    for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(first + byte, 0, 2);
   }
 }
 

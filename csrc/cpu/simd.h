@@ -369,21 +369,27 @@ inline Float pair_neighbours(Float first, Float second) {
 #endif
 }
 
-/// Transposes kLanes x kLanes floats: log2(kLanes) perfect shuffles of the rows.
-inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-  Float row[kLanes], next[kLanes];
-  for (int i = 0; i < kLanes; ++i) row[i] = load(from + i * from_stride);
+/// Columns of kLanes x kLanes elements, by log2(kLanes) perfect shuffles of the rows.
+inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+  Float next[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
 #pragma GCC unroll 4
   for (int stage = 1; stage < kLanes; stage *= 2) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave_low(row[i], row[i + kLanes / 2]);
-      next[2 * i + 1] = interleave_high(row[i], row[i + kLanes / 2]);
+      next[2 * i] = interleave_low(column[i], column[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_high(column[i], column[i + kLanes / 2]);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) row[i] = next[i];
+    for (int i = 0; i < kLanes; ++i) column[i] = next[i];
   }
-  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, row[i]);
+}
+
+inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  Float column[kLanes];
+  load_columns(from, from_stride, column);
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, column[i]);
 }
 
 MMK_NAMESPACE_END
