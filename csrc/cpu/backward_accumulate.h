@@ -35,24 +35,24 @@ inline void add_chunk(const AttentionProblem& p, const RowTile& tile, const Targ
   }
 }
 
-/// target[key][feature] += weights[key][row] rows[row][feature] over rows [first, last) of the tile. `visible`, if some
-/// pairs must be left out, starts at the first row.
+/// target[key][feature] += weights[key][row] rows[row][feature] over rows [first, last) of the tile. `visible`, where a
+/// row must not meet every key, starts at the first row.
 inline void add_keys(Element element, int32_t keys, int first, int last, const Weights& weights, const float* rows,
                      int64_t dim, const int32_t* visible, float* target) {
   const int64_t stride = round_up(dim, kLanes), numbers = numbers_in(element);
   const int vectors = static_cast<int>(stride / kLanes);
   const auto add_one_by_one = [&](int64_t begin, int64_t end) {
-    gemm_isolated_rows(element, keys, vectors, weights.rows, weights.row_stride, visible, kSlice, rows, stride, begin,
-                       end, target, stride);
+    gemm_isolated_rows(element, keys, vectors, weights.by_rows, weights.by_rows_stride, visible, kSlice, rows, stride,
+                       begin, end, target, stride);
   };
   if (visible) return add_one_by_one(first, last);
-  // the other row of a pair may be of another head or chunk
+  // the other row of two that share an element may be of another head or chunk
   const int64_t begin = smaller<int64_t>(round_up(first, numbers), last), end = larger(begin, last / numbers * numbers);
   add_one_by_one(first, begin);
   if (begin < end) {
-    gemm<Start::kAccumulate, Layout::kRows>(element, keys, vectors, weights.rows + begin / numbers, weights.row_stride,
-                                            rows + begin / numbers * stride, stride, (end - begin) / numbers, target,
-                                            stride);
+    gemm<Start::kAccumulate, Layout::kRows>(element, keys, vectors, weights.by_rows + begin / numbers,
+                                            weights.by_rows_stride, rows + begin / numbers * stride, stride,
+                                            (end - begin) / numbers, target, stride);
   }
   add_one_by_one(end, last);
 }
@@ -86,18 +86,20 @@ inline void add_key_chunks(const AttentionProblem& p, int64_t keys, const Target
 }
 
 inline void add_products(const AttentionProblem& p, const TileScratch& rows, int segment, int64_t first_key,
-                         int32_t keys, int first, int vectors, const int32_t* visible, const BlockScratch& scratch,
+                         int32_t keys, int first, int vectors, const int32_t* visible, BlockScratch& scratch,
                          const Targets& to) {
   const RowTile& tile = rows.tile;
   const Element element = element_of(p);
-  const float* ds = scratch.grads.keys + first;
-  const Staged& k = scratch.staged.key_rows;
-  if (to.query && visible) {
-    gemm_isolated(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys,
-                  to.query_chunk + first, kRowStride);
-  } else if (to.query) {
-    gemm<Start::kAccumulate, Layout::kTransposed>(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride,
-                                                  elements(element, keys), to.query_chunk + first, kRowStride);
+  if (to.query) {
+    const float* ds = scratch.grads.by_keys + first;
+    const Staged& k = stage_by_keys(p, keys, scratch.staged);
+    if (visible) {
+      gemm_isolated(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys,
+                    to.query_chunk + first, kRowStride);
+    } else {
+      gemm<Start::kAccumulate, Layout::kTransposed>(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride,
+                                                    elements(element, keys), to.query_chunk + first, kRowStride);
+    }
   }
   if (!to.key && !to.value) return;
   const int64_t offset = p.segments[segment].offset + first_key - to.first_key;
@@ -120,6 +122,14 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     }
     begin = end;
   }
+}
+
+/// p and ds of one slice in pairs, for the products that are wanted. ds by keys replaces what it is made from.
+inline void pair_weights(const Slice& slice, BlockScratch& scratch, const Targets& to) {
+  const int32_t keys = scratch.block.keys;
+  if (to.value) pair_by_rows(slice, keys, scratch.probabilities);
+  if (to.key) pair_by_rows(slice, keys, scratch.grads);
+  if (to.query) pair_keys(keys, slice.vectors, scratch.grads.by_keys + slice.first);
 }
 
 /// Adds what the rows of the tile and the keys of the range give to each other. The chunk of dq that is under way stays
@@ -149,14 +159,15 @@ inline void accumulate_keys(const AttentionProblem& p, TileScratch& rows, const 
                 [&](int r) { return to.strip[part] + (owner.has_rows ? r * owner.entries : 0); });
     }
     if (!products) return;
+    const Element element = element_of(p);
     if (p.softcap != 0.0f) apply_slope(slice, scratch);
-    if (element_of(p) == Element::kPair) pair_weights(slice, scratch);
+    if (element == Element::kPair) pair_weights(slice, scratch, to);
     bool isolate = false;
     if (block.tile_class == TileClass::kPartial) {
-      const Element element = element_of(p);
       const Staged& k = scratch.staged.key;
       if (rows.rows_finite < 0) rows.rows_finite = rows.rows_are_finite(p);
-      if (keys_finite < 0) keys_finite = !has_non_finite(element, k.data, k.stride, block.keys, elements(element, p.dim_qk));
+      if (keys_finite < 0)
+        keys_finite = !has_non_finite(element, k.data, k.stride, block.keys, elements(element, p.dim_qk));
       isolate = !rows.rows_finite || !keys_finite;
     }
     if (isolate || (pending_vectors && pending_first + pending_vectors * kLanes != slice.first)) {

@@ -29,29 +29,29 @@ class Statistics {
 
 /// One block of keys and values, and which it is: (first key, segment, head, batch).
 struct StagedBlock {
-  float *keys, *values, *key_pairs;
+  float *keys, *values, *pairs_of_keys;
   Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features]
-  Staged key_rows{nullptr, 0};                // [element of keys][feature]
+  Staged key_by_keys{nullptr, 0};             // [element of keys][feature], from stage_by_keys
   int64_t which[4] = {-1, -1, -1, -1};
 };
 
-/// p (dropped) or ds of one block of keys, as the products want it.
+/// p (dropped) or ds of one block of keys as products want it. Floats stand where they were computed; see pair_weights.
 struct Weights {
-  float* keys;  // [element of keys][row]: where ds was computed
-  float* rows;  // [key][element of rows]
-  int64_t row_stride;
+  float* by_keys;  // [element of keys][row]
+  float* by_rows;  // [key][element of rows]
+  int64_t by_rows_stride;
 };
 
 /// The memory of a pass for one block of keys at a time.
 struct BlockScratch {
-  float *logits, *grad_logits;  // [key][row]: afterwards p (dropped), ds
+  float *logits, *grad_logits;  // [key][row]: after backward_step p (dropped), ds
   float *slope, *keep;          // softcap's derivative, dropout
   Weights probabilities, grads;
   StagedBlock staged;
   KeyBlock block;
 
   static int64_t floats(const AttentionProblem& p) {
-    const int64_t pairs = kBfloat16Pairs ? kBlockKeys * kRowStride + kBlockKeys / 2 * p.dim_qk : 0;
+    const int64_t pairs = element_of(p) == Element::kPair ? kBlockKeys * kRowStride + kBlockKeys / 2 * p.dim_qk : 0;
     return 4 * kBlockKeys * kRowStride + kBlockKeys * (p.dim_qk + p.dim_v) + pairs + 9 * 16;
   }
   BlockScratch(const AttentionProblem& p, Arena& arena) {
@@ -62,10 +62,10 @@ struct BlockScratch {
     probabilities = {logits, logits, kRowStride};
     grads = {grad_logits, grad_logits, kRowStride};
     if (element_of(p) == Element::kFloat) return;
-    staged.key_pairs = arena.take(kBlockKeys / 2 * p.dim_qk);
+    staged.pairs_of_keys = arena.take(kBlockKeys / 2 * p.dim_qk);
     for (Weights* weights : {&probabilities, &grads}) {
-      weights->row_stride = kRowStride / 2;
-      weights->rows = arena.take(kBlockKeys * weights->row_stride);
+      weights->by_rows_stride = kRowStride / 2;
+      weights->by_rows = arena.take(kBlockKeys * weights->by_rows_stride);
     }
   }
 };
@@ -158,10 +158,17 @@ inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segm
   const bool short_tile = tile.padded <= 2 * kLanes;
   staged.key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
   staged.value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
-  staged.key_rows = staged.key;
-  if (element == Element::kPair) {
-    staged.key_rows = stage_pairs(key, batch, head, row, keys, p.dim_qk, p.dim_qk, staged.key_pairs);
+  staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.key;
+}
+
+/// The keys of the staged block for the product over keys, which only dq asks for.
+inline const Staged& stage_by_keys(const AttentionProblem& p, int32_t keys, StagedBlock& staged) {
+  if (!staged.key_by_keys.data) {
+    const int64_t row = staged.which[0], segment = staged.which[1], head = staged.which[2], batch = staged.which[3];
+    staged.key_by_keys =
+        stage_pairs(p.segments[segment].key, batch, head, row, keys, p.dim_qk, p.dim_qk, staged.pairs_of_keys);
   }
+  return staged.key_by_keys;
 }
 
 /// For every block of the range in order: visit(slice, block) for each slice of the tile that sees a key of it, with the
@@ -244,20 +251,18 @@ inline void apply_slope(const Slice& slice, BlockScratch& scratch) {
   }
 }
 
-/// p and ds of one slice in pairs, rounded to bf16, from where they were computed.
-inline void pair_weights(const Slice& slice, BlockScratch& scratch) {
-  const KeyBlock& block = scratch.block;
-  for (const Weights& weights : {scratch.probabilities, scratch.grads}) {
-    for (int32_t j = 0; j < block.keys; ++j) {
-      const float* from = weights.keys + j * kRowStride + slice.first;
-      for (int v = 0; v < slice.vectors; v += 2) {
-        const Float second = v + 1 < slice.vectors ? load(from + (v + 1) * kLanes) : splat(0.0f);
-        store(weights.rows + j * weights.row_stride + slice.first / 2 + v / 2 * kLanes,
-              pair_neighbours(load(from + v * kLanes), second));
-      }
+/// Weights [key][row] of one slice -> [key][pair of rows], rounded to bf16. A slice of one vector fills half of one, and
+/// with zeros what the next slice or the padding follows with.
+inline void pair_by_rows(const Slice& slice, int32_t keys, const Weights& weights) {
+  static_assert(kRowStride / 2 >= kBlockRows / 2 + kLanes / 2, "room for the zeros of the last slice");
+  for (int32_t j = 0; j < keys; ++j) {
+    const float* from = weights.by_keys + j * kRowStride + slice.first;
+    float* to = weights.by_rows + j * weights.by_rows_stride + slice.first / 2;
+    for (int v = 0; v < slice.vectors; v += 2) {
+      const Float second = v + 1 < slice.vectors ? load(from + (v + 1) * kLanes) : splat(0.0f);
+      store(to + v / 2 * kLanes, pair_neighbours(load(from + v * kLanes), second));
     }
   }
-  pair_keys(block.keys, slice.vectors, scratch.grads.keys + slice.first);
 }
 
 MMK_NAMESPACE_END

@@ -51,12 +51,16 @@ const Candidate* candidates(int& count) {
       {{"avx512", avx512::attention_forward, avx512::attention_backward},
        {avx512::fma_peak, avx512::bf16_peak, avx512::read_peak},
        kAvx512},
-      {{"avx2", avx2::attention_forward, avx2::attention_backward}, {avx2::fma_peak, avx2::bf16_peak, avx2::read_peak}, kAvx2},
+      {{"avx2", avx2::attention_forward, avx2::attention_backward},
+       {avx2::fma_peak, avx2::bf16_peak, avx2::read_peak},
+       kAvx2},
 #endif
       {{"baseline", baseline::attention_forward, baseline::attention_backward},
        {baseline::fma_peak, baseline::bf16_peak, baseline::read_peak},
        true},
-      {{"vec16", vec16::attention_forward, vec16::attention_backward}, {vec16::fma_peak, vec16::bf16_peak, vec16::read_peak}, kAvx2},
+      {{"vec16", vec16::attention_forward, vec16::attention_backward},
+       {vec16::fma_peak, vec16::bf16_peak, vec16::read_peak},
+       kAvx2},
   };
   count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
   return kAll;

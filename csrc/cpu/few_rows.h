@@ -53,8 +53,8 @@ inline void load_query(const AttentionProblem& p, const RowTile& tile, Scratch& 
 inline Staged load_keys(const AttentionProblem& p, Element element, const Segment& segment, const RowTile& tile,
                         int64_t row, int32_t count, Scratch& scratch) {
   const int64_t width = round_up(elements(element, p.dim_qk), kLanes);
-  const Staged k = stage_whole(element, segment.key, tile.sequence.tensor_batch, tile.head_k, row, count, p.dim_qk,
-                               scratch.wide);
+  const Staged k =
+      stage_whole(element, segment.key, tile.sequence.tensor_batch, tile.head_k, row, count, p.dim_qk, scratch.wide);
   if (count == kLanes) return k;
   float* whole = scratch.wide + kLanes * width;
   for (int32_t j = 0; j < kLanes; ++j) {
@@ -300,10 +300,9 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     started = true;
     const int64_t row = tile.sequence.first_key + first;
     multiply_keys(p, segment, tile, row, keys, scratch);
-    const Staged v =
-        element == Element::kPair
-            ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
-            : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
+    const Staged v = element == Element::kPair
+                         ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
+                         : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
     finish_logits(p, tile, block, scratch);
     if (p.dropout.active) fill_dropout(p, tile, block, scratch);
     softmax_block(p, tile, block, scratch, state);

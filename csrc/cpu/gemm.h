@@ -85,33 +85,33 @@ inline void gemm_columns(int64_t rows, const float* a, int64_t a_stride, const f
   const int64_t step = layout == Layout::kRows ? a_stride : 1, factor_step = start == Start::kRescaleRows ? 1 : 0;
   int64_t m = 0;
   for (; m + kTileRows <= rows; m += kTileRows) {
-    gemm_tile<kTileRows, N, start, layout, element>(a + m * step, a_stride, b, b_stride, depth, c + m * c_stride, c_stride,
-                                           factor + m * factor_step);
+    gemm_tile<kTileRows, N, start, layout, element>(a + m * step, a_stride, b, b_stride, depth, c + m * c_stride,
+                                                    c_stride, factor + m * factor_step);
   }
-  gemm_rest<kTileRows - 1, N, start, layout, element>(static_cast<int>(rows - m), a + m * step, a_stride, b, b_stride, depth,
-                                             c + m * c_stride, c_stride, factor + m * factor_step);
+  gemm_rest<kTileRows - 1, N, start, layout, element>(static_cast<int>(rows - m), a + m * step, a_stride, b, b_stride,
+                                                      depth, c + m * c_stride, c_stride, factor + m * factor_step);
 }
 
 template <Start start, Layout layout, Element element>
 inline void gemm_of(int64_t rows, int vectors, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                 int64_t depth, float* c, int64_t c_stride, const float* factor) {
+                    int64_t depth, float* c, int64_t c_stride, const float* factor) {
   const int factor_step = start == Start::kRescale ? kLanes : 0;
   int v = 0;
   if (rows <= kFewTileRows) {  // so few rows leave registers for more columns, and need them to hide the latency
     for (; v + 2 * kTileVectors <= vectors; v += 2 * kTileVectors) {
-      gemm_rest<kFewTileRows, 2 * kTileVectors, start, layout, element>(static_cast<int>(rows), a, a_stride, b + v * kLanes,
-                                                               b_stride, depth, c + v * kLanes, c_stride,
-                                                               factor + v * factor_step);
+      gemm_rest<kFewTileRows, 2 * kTileVectors, start, layout, element>(static_cast<int>(rows), a, a_stride,
+                                                                        b + v * kLanes, b_stride, depth, c + v * kLanes,
+                                                                        c_stride, factor + v * factor_step);
     }
   }
   for (; v + kTileVectors <= vectors; v += kTileVectors) {
-    gemm_columns<kTileVectors, start, layout, element>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes,
-                                              c_stride, factor + v * factor_step);
+    gemm_columns<kTileVectors, start, layout, element>(rows, a, a_stride, b + v * kLanes, b_stride, depth,
+                                                       c + v * kLanes, c_stride, factor + v * factor_step);
   }
   if constexpr (kTileVectors > 1) {
     for (; v < vectors; ++v) {
-      gemm_columns<1, start, layout, element>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes, c_stride,
-                                     factor + v * factor_step);
+      gemm_columns<1, start, layout, element>(rows, a, a_stride, b + v * kLanes, b_stride, depth, c + v * kLanes,
+                                              c_stride, factor + v * factor_step);
     }
   }
 }
@@ -141,7 +141,8 @@ inline Float link_vector(Element element, const float* elements, int64_t stride,
   return (Float)((Word)load(elements + k / 2 * stride) & (k % 2 ? 0xffffu : 0xffff0000u));
 }
 inline Float add_link(Element element, Float a, Float b, Float c) {
-  return kBfloat16Pairs && element == Element::kPair ? multiply_add_pairs(a, b, c) : multiply_add(a, b, c);
+  return element == Element::kPair ? multiply_add_elements<Element::kPair>(a, b, c)
+                                   : multiply_add_elements<Element::kFloat>(a, b, c);
 }
 
 /// gemm<kAccumulate, kTransposed> over the `links` (k, n) whose lane of `mask` is set, for NaN or Inf in A.

@@ -27,9 +27,10 @@ inline const char* row_of(const TensorView& t, int64_t batch, int64_t head, int6
 inline Float widen(Half h, DType dtype) { return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h); }
 inline Half narrow(Float x, DType dtype) { return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x); }
 
-/// What the matrix products of a call multiply.
+/// What the matrix products of a call multiply. A scale of 0 must reach the query: a product of pairs may overflow first.
 inline Element element_of(const AttentionProblem& p) {
-  return kBfloat16Pairs && p.query.dtype == DType::kBFloat16 ? Element::kPair : Element::kFloat;
+  const bool pairs = kBfloat16Pairs && p.query.dtype == DType::kBFloat16 && p.scale != 0.0f;
+  return pairs ? Element::kPair : Element::kFloat;
 }
 inline int64_t numbers_in(Element element) { return element == Element::kPair ? 2 : 1; }
 /// How many elements hold `numbers` numbers.
@@ -85,7 +86,10 @@ inline bool has_non_finite(Element element, const float* data, int64_t stride, i
   for (int64_t r = 0; r < rows; ++r) {
     int64_t c = 0;
     for (; c + kLanes <= columns; c += kLanes) found |= test(load(data + r * stride + c));
-    for (; c < columns; ++c) found |= test(splat(data[r * stride + c]));
+    if (c == columns) continue;
+    Float rest = splat(0.0f);
+    memcpy(&rest, data + r * stride + c, static_cast<size_t>(columns - c) * sizeof(float));
+    found |= test(rest);
   }
   return any(found);
 }
@@ -169,7 +173,7 @@ inline Staged stage_whole(Element element, const TensorView& t, int64_t batch, i
   return read_rows(element, t, first, rows, columns, round_up(width, kLanes), buffer);
 }
 
-/// The same rows in pairs of rows.
+/// Rows in pairs of rows, without what stands in place.
 inline Staged stage_pairs(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
                           int64_t width, float* buffer) {
   for (int64_t r = 0; r < rows; r += 2) {
@@ -182,7 +186,8 @@ inline Staged stage_pairs(const TensorView& t, int64_t batch, int64_t head, int6
 /// Asks for rows before they are needed, into the second-level cache: the first is too small for what is under way.
 inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
                           int64_t columns) {
-  asm volatile("");  // GCC takes a function of nothing but prefetches for one without effect, and leaves calls of it out
+  // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
   constexpr int64_t kLine = 64;
   const int64_t bytes = columns * element_size(t.dtype), stride = t.row * element_size(t.dtype);
   const char* first = row_of(t, batch, head, row);

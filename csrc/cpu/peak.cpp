@@ -10,7 +10,8 @@
 MMK_NAMESPACE_BEGIN
 namespace {
 
-constexpr int kChains = 12;  // latency 4 on two units asks for 8; AVX2 has 16 registers, two of them for the factors
+constexpr int kChains =
+    12;  // latency 4 on two units, or 6 on one or two, asks for that; AVX2 has 16 registers, two of them for the factors
 constexpr int kStreams = 4;
 constexpr int64_t kStep = 2 * kLanes;
 
@@ -27,10 +28,14 @@ void fma_chains(void* context, int64_t) {
   const int64_t steps = *static_cast<const int64_t*>(context);
   Float chain[kChains];
   for (int i = 0; i < kChains; ++i) chain[i] = splat(static_cast<float>(i));
-  const Float factor = splat(1e-3f), term = splat(0.5f);
+  const Float a = splat(0.999f), b = splat(0.5f);
+  const auto next =
+      [&](Float x) {  // a chain of products as well as of sums, where a product alone could be computed once
+        return element == Element::kPair ? multiply_add_pairs(a, b, x) : multiply_add(x, a, b);
+      };
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 12
-    for (int i = 0; i < kChains; ++i) chain[i] = multiply_add_elements<element>(factor, term, chain[i]);
+    for (int i = 0; i < kChains; ++i) chain[i] = next(chain[i]);
   }
   Float sum = chain[0];
   for (int i = 1; i < kChains; ++i) sum += chain[i];
@@ -67,9 +72,12 @@ int64_t fma_peak(int64_t steps, const Threads& threads) {
 }
 
 int64_t bf16_peak(int64_t steps, const Threads& threads) {
-  if constexpr (!kBfloat16Pairs) return fma_peak(steps, threads);
-  threads.run(threads.count, &steps, fma_chains<Element::kPair>);
-  return 4 * kLanes * kChains * steps * threads.count;
+  if constexpr (kBfloat16Pairs) {
+    threads.run(threads.count, &steps, fma_chains<Element::kPair>);
+    return 4 * kLanes * kChains * steps * threads.count;
+  } else {
+    return fma_peak(steps, threads);
+  }
 }
 
 int64_t read_peak(const float* data, int64_t count, const Threads& threads) {

@@ -45,7 +45,7 @@ constexpr int kLanes = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
-/// Whether bf16 operands are multiplied as they are, two products at a time, or widened to fp32 (pairs.h).
+/// Whether bf16 operands are multiplied as they are, two products at a time, or widened to fp32 (memory.h).
 constexpr bool kBfloat16Pairs = MMK_AVX512_BF16 || MMK_CODE == MMK_CODE_vec16;
 
 constexpr int kFewTileRows = 2;  // rows beside which 2 * kTileVectors columns fit in registers too
@@ -355,7 +355,7 @@ inline Float interleave_low(Float a, Float b) { return MMK_SHUFFLE(a, b, 0, 4, 1
 inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 2, 6, 3, 7); }
 #endif
 
-/// The neighbours x[2i], x[2i + 1] of the 2 kLanes numbers of two vectors, to the nearest bf16: the first is the high one.
+/// The neighbours x[2i], x[2i + 1] of the numbers of two vectors, to the nearest bf16: the first is the high one.
 inline Float pair_neighbours(Float first, Float second) {
 #if MMK_AVX512_BF16
   return (Float)_mm512_rol_epi32((__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first), 16);

@@ -35,7 +35,7 @@ void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, 
   AttentionProblem& p = call.problem;
   const bool packed = p.cu_q != nullptr;
   p.grad_out = view_of(grad_out, "grad_out", packed, p.batch, p.heads_q, p.len_q, p.dim_v);
-  MMK_CHECK(p.grad_out.dtype == p.query.dtype, "grad_out must have the dtype of query");
+  MMK_CHECK(p.grad_out.dtype == p.query.dtype, "grad_out has another dtype than query: they must share one");
   if (grad_lse) p.grad_lse = call.row_vector(*grad_lse, "grad_lse", p.grad_lse_stride);
   if (!grad_query.empty()) {
     p.grad_query = view_of(grad_query[0], "grad_query", packed, p.query_batches, p.heads_q, p.len_q, p.dim_qk);

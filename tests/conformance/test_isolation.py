@@ -109,7 +109,8 @@ def test_padding(hiding: str, poison: str, run: Run, dtype: torch.dtype) -> None
 @poisons
 @runs(*NATIVE[1:])
 def test_padding_on_other_instruction_sets(poison: str, run: Run) -> None:
-    test_padding("causal lengths", poison, run, torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        test_padding("causal lengths", poison, run, dtype)
 
 
 def _empty_by_intervals() -> tuple[mmk.Mask, None]:

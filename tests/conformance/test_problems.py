@@ -66,7 +66,7 @@ def test_16_bit_results_are_rounded_to_nearest(run: Run, dtype: torch.dtype) -> 
 @dtypes(torch.bfloat16, torch.float16)
 @runs(*EVERY)
 def test_16_bit_results_are_right_on_average(run: Run, dtype: torch.dtype) -> None:
-    """Sums of positive terms: truncating weights or results would take half an eps from each; rounding takes nothing."""
+    """Sums of positive terms: truncated weights or results would lack half an eps each, rounded ones lack nothing."""
     query, key = torch.randn(2, 1, 4, 130, 32).to(dtype)
     value = torch.rand(1, 4, 130, 32).to(dtype)
     inputs = Inputs("attention", [query], [key], [value])

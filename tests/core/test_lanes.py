@@ -128,10 +128,19 @@ def test_a_product_of_pairs_is_two_links_of_a_chain(lanes):
     after_high = (c + exact[0]).astype(np.float32)
     expected = (after_high + exact[1]).astype(np.float32)
     np.testing.assert_array_equal(lanes.multiply_add_pairs(*words, c), expected)
-    high_only = words[0] & np.uint32(0xFFFF0000)
-    low_only = words[0] & np.uint32(0xFFFF)
-    found = lanes.multiply_add_pairs(low_only, words[1], lanes.multiply_add_pairs(high_only, words[1], c))
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(_two_links(lanes, *words, c), expected)
+
+    # the same of sums and products that are too small for fp32, however a processor rounds those
+    a, b = (halves(numbers(each) * np.float32(2.0**-63)) for each in (a, b))
+    words = [h[0].astype(np.uint32) << 16 | h[1] for h in (a, b)]
+    for small in (np.zeros_like(c), c * np.float32(2.0**-126), c * np.float32(2.0**-122)):
+        np.testing.assert_array_equal(lanes.multiply_add_pairs(*words, small), _two_links(lanes, *words, small))
+
+
+def _two_links(lanes, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The high halves alone, then the low ones."""
+    high = lanes.multiply_add_pairs(a & np.uint32(0xFFFF0000), b & np.uint32(0xFFFF0000), c)
+    return lanes.multiply_add_pairs(a & np.uint32(0xFFFF), b & np.uint32(0xFFFF), high)
 
 
 def test_transpose(lanes):

@@ -171,3 +171,12 @@ def test_the_cpu_op_checks_intervals(stop):
     mask = mmk.Mask.intervals(torch.zeros(5, dtype=torch.int32), torch.full((5,), stop, dtype=torch.int32))
     with pytest.raises(ValueError, match=f"stop is {stop}"):
         mmk.attention(Q, K, V, mask=mask, backend="cpu")
+
+
+@needs_native
+def test_the_cpu_op_checks_the_dtype_of_the_output_gradient():
+    query = torch.randn(1, 1, 3, 8).bfloat16()
+    out, lse = mmk.attention(query, query, query, return_lse=True, backend="cpu")
+    arguments = (query, query, query, 0.5, out, lse, torch.empty_like(query), None, None)
+    with pytest.raises(RuntimeError, match="grad_out has another dtype than query"):
+        torch.ops.mmkernels_cpu.attention_backward_plain(out.float(), *arguments)
