@@ -46,8 +46,8 @@ def why_no_peaks() -> str | None:
 
 
 def peaks() -> dict[str, float] | None:
-    """GFLOP/s of multiply-add chains in registers, of fp32 and of what multiplies bf16 here, and GB/s of reading 512 MiB,
-    on all threads; the best of several.
+    """GFLOP/s of chains in registers, of fp32 multiply-adds and of what multiplies bf16 here, and GB/s of reading
+    512 MiB, on all threads; the best of several.
     """
     if why_no_peaks() is not None:
         return None

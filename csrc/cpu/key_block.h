@@ -171,16 +171,16 @@ inline void fill_bias(const AttentionProblem& p, const RowTile& tile, const Slic
   transpose(rows, kBlockKeys, slice.rows(), columns, block.bias, kSlice);
 
   Int hidden = splat(0);
-  for (int32_t i = 0; i < block.keys * slice.vectors; ++i) {
-    const int32_t j = i / slice.vectors * kSlice + i % slice.vectors * kLanes;
-    hidden |= (Int)(load(block.bias + j) == splat(-INFINITY));
+  for (int32_t j = 0; j < block.keys * kSlice; j += kSlice) {
+    for (int v = 0; v < slice.rows(); v += kLanes) hidden |= (Int)(load(block.bias + j + v) == splat(-INFINITY));
   }
   if (!any(hidden)) return;
   if (block.tile_class == TileClass::kFull) fill_visible(tile, slice, block);
   block.tile_class = TileClass::kPartial;
-  for (int32_t i = 0; i < block.keys * slice.vectors; ++i) {
-    const int32_t j = i / slice.vectors * kSlice + i % slice.vectors * kLanes;
-    store(block.visible + j, load(block.visible + j) & (Int)(load(block.bias + j) != splat(-INFINITY)));
+  for (int32_t j = 0; j < block.keys * kSlice; j += kSlice) {
+    for (int at = j; at < j + slice.rows(); at += kLanes) {
+      store(block.visible + at, load(block.visible + at) & (Int)(load(block.bias + at) != splat(-INFINITY)));
+    }
   }
 }
 
