@@ -13,12 +13,14 @@ MMK_NAMESPACE_BEGIN
 namespace few {
 
 constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
+constexpr int kInRegisters = kFewRows / 2;
 constexpr int kKeyStride = kBlockKeys + 16;
 
 inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
 struct Scratch {
   float *query, *wide;   // rows of elements of features
+  float* keys;           // [element of features][key]
   float* values;         // [element of keys][feature]
   float *logits, *keep;  // [row][key]
   float* factor;         // one vector: a lane is a row
@@ -26,12 +28,14 @@ struct Scratch {
 
   static int64_t floats(const AttentionProblem& p) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
-    return kFewRows * (p.dim_qk + 2 * kKeyStride) + 2 * kLanes * dk + kBlockKeys * dv + kLanes + 6 * 16;
+    return kFewRows * (p.dim_qk + 2 * kKeyStride) + dk * kKeyStride + 2 * kLanes * dk + kBlockKeys * dv + kLanes +
+           7 * 16;
   }
   Scratch(const AttentionProblem& p, Arena& arena) {
     const int64_t dk = round_up(p.dim_qk, kLanes), dv = round_up(p.dim_v, kLanes);
     query = arena.take(kFewRows * p.dim_qk);
     wide = arena.take(2 * kLanes * dk);
+    keys = arena.take(dk * kKeyStride);
     values = arena.take(kBlockKeys * dv);
     logits = arena.take(kFewRows * kKeyStride);
     keep = arena.take(kFewRows * kKeyStride);
@@ -75,20 +79,17 @@ inline void multiply_columns(const float* query, int64_t depth, const Staged& k,
     ahead(d);
     Float column[kLanes];
     load_columns(k.data + d, k.stride, column);
-    if (d + kLanes <= depth) {
+    const auto add = [&](int i) {
 #pragma GCC unroll 8
       for (int r = 0; r < rows; ++r) {
+        sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
+      }
+    };
+    if (d + kLanes <= depth) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) {
-          sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
-        }
-      }
+      for (int i = 0; i < kLanes; ++i) add(i);
     } else {
-      for (int r = 0; r < rows; ++r) {
-        for (int i = 0; i < depth - d; ++i) {
-          sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
-        }
-      }
+      for (int i = 0; i < depth - d; ++i) add(i);
     }
   }
   for (int r = 0; r < rows; ++r) store(logits + r * kKeyStride, sum[r] * splat(factor));
@@ -106,10 +107,10 @@ inline void multiply_columns_of(int count, const float* query, int64_t depth, co
   }
 }
 
-/// Logits of a block before bias and mask. Decoding is bound by memory: the next block of keys and of values is asked
-/// for on the way, some rows at a time, since a burst of requests would wait for itself.
-inline void multiply_keys(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
-                          int32_t keys, Scratch& scratch) {
+/// Logits of a block before bias and mask, of few rows. Decoding is bound by memory: the next block of keys and of values
+/// is asked for on the way, some rows at a time, since a burst of requests would wait for itself.
+inline void multiply_in_registers(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
+                                  int32_t keys, Scratch& scratch) {
   const Element element = element_of(p);
   const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
   const int64_t some = ceil_div(kLanes * kLanes, depth);
@@ -124,12 +125,25 @@ inline void multiply_keys(const AttentionProblem& p, const Segment& segment, con
     float* logits = scratch.logits + first;
     if constexpr (kBfloat16Pairs) {
       if (element == Element::kPair) {
-        multiply_columns_of<kFewRows, Element::kPair>(tile.rows, scratch.query, depth, k, p.scale, logits, ahead);
+        multiply_columns_of<kInRegisters, Element::kPair>(tile.rows, scratch.query, depth, k, p.scale, logits, ahead);
         continue;
       }
     }
-    multiply_columns_of<kFewRows, Element::kFloat>(tile.rows, scratch.query, depth, k, 1.0f, logits, ahead);
+    multiply_columns_of<kInRegisters, Element::kFloat>(tile.rows, scratch.query, depth, k, 1.0f, logits, ahead);
   }
+}
+
+/// The same of more rows, where the micro-kernel's accumulators are worth the way of the keys through scratch.
+inline void multiply_in_scratch(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
+                                int32_t keys, Scratch& scratch) {
+  const Element element = element_of(p);
+  const int64_t depth = elements(element, p.dim_qk), width = round_up(depth, kLanes);
+  for (int32_t first = 0; first < keys; first += kLanes) {
+    const Staged k = load_keys(p, element, segment, tile, row + first, smaller(kLanes, keys - first), scratch);
+    transpose(k.data, k.stride, kLanes, width, scratch.keys + first, kKeyStride);
+  }
+  multiply_query(p, element, tile.rows, static_cast<int>(ceil_div(keys, kLanes)), scratch.query, depth, scratch.keys,
+                 kKeyStride, scratch.logits, kKeyStride);
 }
 
 // ---- visibility, bias, dropout: as in key_block.h, with keys in the lanes ----
@@ -299,7 +313,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    multiply_keys(p, segment, tile, row, keys, scratch);
+    const auto multiply = tile.rows <= kInRegisters ? multiply_in_registers : multiply_in_scratch;
+    multiply(p, segment, tile, row, keys, scratch);
     const Staged v = element == Element::kPair
                          ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
                          : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
