@@ -2,7 +2,7 @@
 
 The reference is plain torch in fp64 (`tests/plain.py`). The naive path is the same formulas in fp32 on the same inputs,
 its results rounded to the dtype of the tensor: the CPU kernels and the reference backend compute in fp32, so they are
-held to that. A backend that rounds its probabilities to 16 bits passes ``rounded=True`` and is held to the formulas
+held to that, also where bf16 products round their weights (half an eps of a term, which the rule has room for). A backend that rounds its probabilities to 16 bits passes ``rounded=True`` and is held to the formulas
 computed in the dtype throughout.
 
 The terms are the absolute products behind each element, with the eps of the tensor's dtype; and, because a probability
