@@ -2,8 +2,8 @@
 
 The reference is plain torch in fp64 (`tests/plain.py`). The naive path is the same formulas in fp32 on the same inputs,
 its results rounded to the dtype of the tensor: the CPU kernels and the reference backend compute in fp32, so they are
-held to that, also where bf16 products round their weights (half an eps of a term, which the rule has room for). A backend that rounds its probabilities to 16 bits passes ``rounded=True`` and is held to the formulas
-computed in the dtype throughout.
+held to that, also where bf16 products round their weights (half an eps of a term, which the rule has room for). A
+backend on matrix units passes ``rounded=True`` and is held to the formulas computed in the dtype throughout.
 
 The terms are the absolute products behind each element, with the eps of the tensor's dtype; and, because a probability
 is the exponential of a sum, the products of its logit and of its row's, times the probability, with the eps of fp32, in
