@@ -63,7 +63,9 @@ class Plane:
         logits = (logits + bias).masked_fill(~self.visible, -INF)
         size, bias = size.masked_fill(~self.visible, 0.0), bias.abs().masked_fill(~self.visible, 0.0)
         empty = ~self.visible.any(-1, keepdim=True)
-        weights = torch.softmax(logits.masked_fill(empty, 0.0), -1).masked_fill(empty, 0.0)
+        weights = torch.softmax(logits.masked_fill(empty, 0.0), -1)
+        # eps of 2^-103 is below fp32's smallest normal number, and a weight smaller than that may count as 0
+        weights = weights.clamp_min(2.0**-103).masked_fill(~self.visible, 0.0)
         lse = torch.logsumexp(logits.masked_fill(empty, 0.0), -1)
         row_size = (weights * size).sum(-1, keepdim=True) + 1.0
         lse_size = row_size.squeeze(-1) + (weights * bias).sum(-1) + lse.abs()

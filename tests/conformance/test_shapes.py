@@ -9,7 +9,7 @@ import torch
 
 import mmkernels as mmk
 from bench.inputs import Inputs
-from tests.backends import CPU, DEFAULT, NATIVE, REFERENCE, Run, dtypes, runs
+from tests.backends import CPU, DEFAULT, EVERY, NATIVE, REFERENCE, Run, dtypes, runs
 from tests.tolerance import Expectation, check_call
 
 DIMS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 72, 80, 96, 128, 160, 192, 255, 256, 257, 261, 511, 512)
@@ -168,3 +168,14 @@ def test_long_sums(bias: str, run: Run) -> None:
     ones = {"out": torch.ones(1, 2, 6000, 8), "lse": torch.ones(1, 2, 6000)}
     with run.active() as backend:
         Expectation(inputs, cotangents=ones).check(backend)
+
+
+@runs(*EVERY)
+def test_weights_below_the_smallest_normal_number(run: Run) -> None:
+    """e^-96 is the only weight that meets a value: it may be 0."""
+    key = torch.tensor([0.0, -96.0]).view(1, 1, 2, 1)
+    value = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+    inputs = Inputs("attention", [torch.ones(1, 1, 1, 1)], [key], [value], options={"scale": 1.0})
+    with run.active() as backend:
+        found = check_call(inputs, backend)
+    assert 0 <= found["out"].item() < 1e-41
