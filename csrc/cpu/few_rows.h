@@ -2,7 +2,7 @@
 //
 // Where lanes are rows, one query row fills one lane in 8 or 16. Here keys are transposed in registers,
 //   s[row][key] = q kT,  row max, p = exp(s - max),  acc[row][feature] = acc * exp(old - new) + p v
-// in the same micro-kernel. Every logit, sum and output element is the same chain of operations as where lanes are rows
+// through the micro-kernel, or for the fewest rows without leaving the registers. Every logit, sum and output element is the same chain of operations as where lanes are rows
 // (gemm.h, many_rows.h), so a row's bits do not tell which way it went.
 #pragma once
 
@@ -12,8 +12,8 @@
 MMK_NAMESPACE_BEGIN
 namespace few {
 
-constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
-constexpr int kInRegisters = kFewRows / 2;
+constexpr int kFewRows = kLanes / 2;        // beyond that, lanes that are rows are used well enough
+constexpr int kInRegisters = kFewRows / 2;  // rows whose logits are computed where keys are transposed
 constexpr int kKeyStride = kBlockKeys + 16;
 
 inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }

@@ -13,6 +13,10 @@ MMK_NAMESPACE_BEGIN
 
 enum class Element { kFloat, kPair };
 
+inline int64_t numbers_in(Element element) { return element == Element::kPair ? 2 : 1; }
+/// How many elements hold `numbers` numbers.
+inline int64_t elements(Element element, int64_t numbers) { return ceil_div(numbers, numbers_in(element)); }
+
 enum class Start {
   kZero,        // C = sum
   kScale,       // C = factor[0] * sum
@@ -131,14 +135,10 @@ inline void gemm(Element element, int64_t rows, int vectors, const float* a, int
 
 // ---- the same chains with links left out, for NaN or Inf that some elements of C must not see ----
 
-/// Link k of a chain: a float as it is; of a pair, the one of bf16 that it is (the first stands in the high half).
-inline Float link(Element element, const float* elements, int64_t stride, int64_t k) {
-  if (element == Element::kFloat) return splat(elements[k * stride]);
-  return (Float)((Word)splat(elements[k / 2 * stride]) & (k % 2 ? 0xffffu : 0xffff0000u));
-}
-inline Float link_vector(Element element, const float* elements, int64_t stride, int64_t k) {
-  if (element == Element::kFloat) return load(elements + k * stride);
-  return (Float)((Word)load(elements + k / 2 * stride) & (k % 2 ? 0xffffu : 0xffff0000u));
+/// Link k of a chain, of the element that holds it: a float as it is; one of a pair, the first in the high half.
+inline Float link(Element element, Float holder, int64_t k) {
+  if (element == Element::kFloat) return holder;
+  return (Float)((Word)holder & (k % 2 ? 0xffffu : 0xffff0000u));
 }
 inline Float add_link(Element element, Float a, Float b, Float c) {
   return element == Element::kPair ? multiply_add_elements<Element::kPair>(a, b, c)
@@ -153,8 +153,10 @@ inline void gemm_isolated(Element element, int64_t rows, int vectors, const floa
     for (int v = 0; v < vectors; ++v) {
       Float sum = load(c + m * c_stride + v * kLanes);
       for (int64_t k = 0; k < links; ++k) {
-        const Float next = add_link(element, link(element, a + m, a_stride, k),
-                                    link_vector(element, b + v * kLanes, b_stride, k), sum);
+        const int64_t at = k / numbers_in(element);
+        const Float left = link(element, splat(a[at * a_stride + m]), k);
+        const Float right = link(element, load(b + at * b_stride + v * kLanes), k);
+        const Float next = add_link(element, left, right, sum);
         sum = select(load(mask + k * mask_stride + v * kLanes), next, sum);
       }
       store(c + m * c_stride + v * kLanes, sum);
@@ -170,10 +172,12 @@ inline void gemm_isolated_rows(Element element, int64_t rows, int vectors, const
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t k = first; k < last; ++k) {
       if (mask && !mask[m * mask_stride + k - first]) continue;
-      const Float left = link(element, a + m * a_stride, 1, k);
+      const int64_t at = k / numbers_in(element);
+      const Float left = link(element, splat(a[m * a_stride + at]), k);
       for (int v = 0; v < vectors; ++v) {
         float* target = c + m * c_stride + v * kLanes;
-        store(target, add_link(element, left, link_vector(element, b + v * kLanes, b_stride, k), load(target)));
+        const Float right = link(element, load(b + at * b_stride + v * kLanes), k);
+        store(target, add_link(element, left, right, load(target)));
       }
     }
   }

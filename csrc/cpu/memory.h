@@ -32,9 +32,6 @@ inline Element element_of(const AttentionProblem& p) {
   const bool pairs = kBfloat16Pairs && p.query.dtype == DType::kBFloat16 && p.scale != 0.0f;
   return pairs ? Element::kPair : Element::kFloat;
 }
-inline int64_t numbers_in(Element element) { return element == Element::kPair ? 2 : 1; }
-/// How many elements hold `numbers` numbers.
-inline int64_t elements(Element element, int64_t numbers) { return ceil_div(numbers, numbers_in(element)); }
 
 /// to[i] = factor * from[i] for `count` elements with unit stride, read no further than that.
 inline void widen_run(const void* from, DType dtype, int64_t count, float factor, float* to) {
@@ -138,13 +135,19 @@ struct Staged {
   int64_t stride;
 };
 
+/// Whether rows can be multiplied where they stand.
 inline bool stands_in_place(Element element, const TensorView& t, const char* first, int64_t columns) {
   if (element == Element::kFloat) return t.dtype == DType::kFloat32;
   return columns % 2 == 0 && t.row % 2 == 0 && reinterpret_cast<uintptr_t>(first) % sizeof(float) == 0;
 }
 
-inline Staged read_rows(Element element, const TensorView& t, const char* first, int64_t rows, int64_t columns,
-                        int64_t width, float* buffer) {
+/// Rows in place where they can and `may` be multiplied there, else `width` elements of each in `buffer`.
+inline Staged stage_rows(Element element, const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
+                         int64_t columns, bool may, int64_t width, float* buffer) {
+  const char* first = row_of(t, batch, head, row);
+  if (may && stands_in_place(element, t, first, columns)) {
+    return {reinterpret_cast<const float*>(first), t.row / numbers_in(element)};
+  }
   for (int64_t r = 0; r < rows; ++r) {
     read_row(element, first + r * t.row * element_size(t.dtype), t.dtype, columns, 1.0f, width, buffer + r * width);
   }
@@ -154,23 +157,16 @@ inline Staged read_rows(Element element, const TensorView& t, const char* first,
 /// Rows of keys or values: in place where that is possible and the tile is short, else in `buffer`.
 inline Staged stage(Element element, const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
                     int64_t columns, bool short_tile, float* buffer) {
-  const char* first = row_of(t, batch, head, row);
   // A copy costs little against many query rows and spares the cache the conflicts of large power-of-two strides.
-  if (stands_in_place(element, t, first, columns) && (short_tile || t.row == columns)) {
-    return {reinterpret_cast<const float*>(first), t.row / numbers_in(element)};
-  }
-  return read_rows(element, t, first, rows, columns, elements(element, columns), buffer);
+  return stage_rows(element, t, batch, head, row, rows, columns, short_tile || t.row == columns,
+                    elements(element, columns), buffer);
 }
 
 /// Rows whose length is a whole number of vectors: in place where they are so already, else in `buffer`.
 inline Staged stage_whole(Element element, const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
                           int64_t columns, float* buffer) {
-  const char* first = row_of(t, batch, head, row);
   const int64_t width = elements(element, columns);
-  if (stands_in_place(element, t, first, columns) && width % kLanes == 0) {
-    return {reinterpret_cast<const float*>(first), t.row / numbers_in(element)};
-  }
-  return read_rows(element, t, first, rows, columns, round_up(width, kLanes), buffer);
+  return stage_rows(element, t, batch, head, row, rows, columns, width % kLanes == 0, round_up(width, kLanes), buffer);
 }
 
 /// Rows in pairs of rows, without what stands in place.

@@ -10,8 +10,8 @@
 MMK_NAMESPACE_BEGIN
 namespace {
 
-constexpr int kChains =
-    12;  // latency 4 on two units, or 6 on one or two, asks for that; AVX2 has 16 registers, two of them for the factors
+// Enough for a latency of 4 on two units, or of 6 on two; AVX2 has 16 registers, two of them for the factors.
+constexpr int kChains = 12;
 constexpr int kStreams = 4;
 constexpr int64_t kStep = 2 * kLanes;
 
@@ -29,10 +29,10 @@ void fma_chains(void* context, int64_t) {
   Float chain[kChains];
   for (int i = 0; i < kChains; ++i) chain[i] = splat(static_cast<float>(i));
   const Float a = splat(0.999f), b = splat(0.5f);
-  const auto next =
-      [&](Float x) {  // a chain of products as well as of sums, where a product alone could be computed once
-        return element == Element::kPair ? multiply_add_pairs(a, b, x) : multiply_add(x, a, b);
-      };
+  // floats: a chain of products as well as of sums, for the product a b alone could be computed once
+  const auto next = [&](Float x) {
+    return element == Element::kPair ? multiply_add_pairs(a, b, x) : multiply_add(x, a, b);
+  };
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 12
     for (int i = 0; i < kChains; ++i) chain[i] = next(chain[i]);
