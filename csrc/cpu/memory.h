@@ -11,7 +11,7 @@
 
 MMK_NAMESPACE_BEGIN
 
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 inline int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
@@ -103,16 +103,16 @@ inline void read_row(Element element, const void* from, DType dtype, int64_t col
   for (; filled < width; ++filled) to[filled] = 0.0f;
 }
 
-/// Pairs of two rows of bf16 (low == nullptr: a row of zeros), 0 beyond their columns.
+/// Pairs of two rows of bf16 (nullptr: a row of zeros), 0 beyond their columns.
 inline void pair_rows(const void* high, const void* low, int64_t columns, int64_t width, float* to) {
-  const uint16_t *first = static_cast<const uint16_t*>(high), *second = static_cast<const uint16_t*>(low);
+  const uint16_t *above = static_cast<const uint16_t*>(high), *below = static_cast<const uint16_t*>(low);
+  const auto halves = [](const uint16_t* row, int64_t c) {
+    return row ? *reinterpret_cast<const HalfUnaligned*>(row + c) : Half{};
+  };
   int64_t c = 0;
-  for (; c + kLanes <= columns; c += kLanes) {
-    const Half below = second ? *reinterpret_cast<const HalfUnaligned*>(second + c) : Half{};
-    store(to + c, pair(*reinterpret_cast<const HalfUnaligned*>(first + c), below));
-  }
+  for (; c + kLanes <= columns; c += kLanes) store(to + c, pair(halves(above, c), halves(below, c)));
   for (; c < columns; ++c) {
-    const uint32_t word = static_cast<uint32_t>(first[c]) << 16 | (second ? second[c] : 0);
+    const uint32_t word = static_cast<uint32_t>(above ? above[c] : 0) << 16 | (below ? below[c] : 0);
     memcpy(to + c, &word, sizeof word);
   }
   for (; c < width; ++c) to[c] = 0.0f;

@@ -8,6 +8,8 @@
 //     Along       rows as they are                      transposed
 //     Across      tiles of kTileRows numbers of a row   as they are
 //
+// Pairs of bf16 have the earlier number in the low half, as neighbours along a row have it in memory.
+//
 // A Reader has
 //     const float* numbers(row, first, count, buffer)   fp32 numbers [first, first + count) of a row: where they stand
 //                                                       or in `buffer`
@@ -55,30 +57,38 @@ inline void read_along(Element element, const Reader& reader, int64_t row, int64
   for (int64_t i = filled; i < width; ++i) to[i] = 0.0f;
 }
 
-/// Elements across rows, one of every column: a float of row `row`, or a pair of it and the next one, if that is below
-/// `end`; 0 beyond `count` up to a whole number of vectors. The result stands in `buffer` or in the tensor.
+/// Elements across rows, one of every column: a float of row `row`, or a pair of it, in the low half, and of the next one,
+/// if that is below `end`; 0 beyond `count` up to a whole number of vectors. They stand in `buffer` or in the tensor.
 template <class Reader>
 inline const float* read_across(Element element, const Reader& reader, int64_t row, int64_t end, int64_t first,
                                 int64_t count, float* buffer) {
   const int64_t width = round_up(count, kLanes);
-  const float* high = reader.numbers(row, first, count, buffer);
-  if (element == Element::kFloat && (high == buffer || width != count)) {
-    if (high != buffer) memcpy(buffer, high, static_cast<size_t>(count) * sizeof(float));
+  const bool paired = element == Element::kPair && row + 1 < end;
+  if (element == Element::kPair) {
+    const uint16_t* bits = reader.bits(row, first);
+    const uint16_t* next = paired ? reader.bits(row + 1, first) : nullptr;
+    if (bits && (next || !paired)) {
+      pair_rows(next, bits, count, width, buffer);
+      return buffer;
+    }
+  }
+  const float* one = reader.numbers(row, first, count, buffer);
+  if (element == Element::kFloat) {
+    if (one != buffer && width == count) return one;
+    if (one != buffer) memcpy(buffer, one, static_cast<size_t>(count) * sizeof(float));
     for (int64_t i = count; i < width; ++i) buffer[i] = 0.0f;
     return buffer;
   }
-  if (element == Element::kFloat) return high;
-  float* second = buffer + round_up(kDepth, kLanes);
-  const float* low = row + 1 < end ? reader.numbers(row + 1, first, count, second) : nullptr;
+  const float* two = paired ? reader.numbers(row + 1, first, count, buffer + kDepth) : nullptr;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    store(buffer + i, pair(load(high + i), low ? load(low + i) : splat(0.0f)));
+    store(buffer + i, pair(two ? load(two + i) : splat(0.0f), load(one + i)));
   }
   if (i < count) {
     Float a = splat(0.0f), b = splat(0.0f);
-    memcpy(&a, high + i, static_cast<size_t>(count - i) * sizeof(float));
-    if (low) memcpy(&b, low + i, static_cast<size_t>(count - i) * sizeof(float));
-    store(buffer + i, pair(a, b));
+    memcpy(&a, one + i, static_cast<size_t>(count - i) * sizeof(float));
+    if (two) memcpy(&b, two + i, static_cast<size_t>(count - i) * sizeof(float));
+    store(buffer + i, pair(b, a));
   }
   return buffer;
 }

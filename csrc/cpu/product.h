@@ -101,11 +101,13 @@ inline double block_time(int64_t rows, int64_t columns, int64_t depth, int64_t t
 inline Plan plan_product(int64_t rows, int64_t columns, int64_t depth, int64_t threads) {
   Plan best;
   double least = 0.0;
-  for (const bool swapped : {false, true}) {
+  for (int side = 0; side < 2; ++side) {
+    const bool swapped = side == 1;
     const int64_t m = larger<int64_t>(swapped ? columns : rows, 1), n = larger<int64_t>(swapped ? rows : columns, 1);
     const int64_t fewest_m = ceil_div(m, kMaxBlockRows), fewest_n = ceil_div(n, kMaxBlockColumns);
-    for (int64_t i = fewest_m; i <= fewest_m + 2 * threads; ++i) {
-      for (int64_t j = fewest_n; j <= fewest_n + 2 * threads; ++j) {
+    // The more parts, the wider the steps: on many threads there are many candidates
+    for (int64_t i = fewest_m; i <= fewest_m + 2 * threads; i += 1 + i / 4) {
+      for (int64_t j = fewest_n; j <= fewest_n + 2 * threads; j += 1 + j / 4) {
         const int64_t height = round_up(ceil_div(m, i), kTileRows), width = round_up(ceil_div(n, j), kPanel);
         const double time = block_time(m, n, depth, threads, smaller(height, m), smaller(width, n));
         if (least > 0.0 && time >= least) continue;
