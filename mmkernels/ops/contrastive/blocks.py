@@ -45,8 +45,7 @@ class Direction(NamedTuple):
 
     def side(self, grad: Tensor, label_smoothing: float, width: int) -> Side:
         """What `block_gradients` takes of this direction; grad: of every row's loss in 2 * the total."""
-        stats = torch.stack((self.statistics.maximum, self.statistics.log_sum))
-        return Side.of(stats, grad, self.positives, label_smoothing, width)
+        return Side.of(self.statistics.stats, grad, self.positives, label_smoothing, width)
 
 
 class BlockStatistics(NamedTuple):

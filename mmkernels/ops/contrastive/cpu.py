@@ -83,7 +83,7 @@ def statistics(
     terms = [image.new_empty((2 if totals else 1, n), dtype=torch.float32) for n in lengths]
     embeddings = unit_last_stride(image), unit_last_stride(text)
     _run(_forward, *embeddings, float(logit_scale), targets, totals, stats[0], terms[0], stats[1], terms[1])
-    row, column = (Statistics(stats[i][0], stats[i][1], terms[i][0], terms[i][1] if totals else None) for i in range(2))
+    row, column = (Statistics(stats[i], terms[i][0], terms[i][1] if totals else None) for i in range(2))
     return row, column
 
 

@@ -148,7 +148,7 @@ def statistics(
     row, column = (Statistics.of_nothing(n, image, totals) for n in (rows, columns))
     if rows == 0 or columns == 0:
         return row, column
-    column_max, column_sum = column.maximum, torch.zeros_like(column.hit)
+    column_max, column_sum = column.stats[0], torch.zeros_like(column.hit)
 
     for start, stop, _, x in _blocks(image, text):
         x.mul_(scale)
@@ -166,14 +166,14 @@ def statistics(
             column.total.add_(x.sum(0))
         # Rows are complete in their block; columns are carried on
         row_max = x.amax(1)
-        row.maximum[start:stop] = row_max
-        row.log_sum[start:stop] = (x - safe_shift(row_max)[:, None]).exp_().sum(1).log()
+        row.stats[0, start:stop] = row_max
+        row.stats[1, start:stop] = (x - safe_shift(row_max)[:, None]).exp_().sum(1).log()
         new_max = torch.maximum(column_max, x.amax(0))
         shift = safe_shift(new_max)
         column_sum = column_sum * (column_max - shift).exp() + x.sub_(shift).exp_().sum(0)
         column_max = new_max
 
-    return row, column._replace(maximum=column_max, log_sum=column_sum.log())
+    return row, column._replace(stats=torch.stack((column_max, column_sum.log())))
 
 
 def gradients(

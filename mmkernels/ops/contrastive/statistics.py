@@ -18,33 +18,38 @@ from mmkernels.precision import accumulate_dtype
 
 
 class Statistics(NamedTuple):
-    """What the softmax kind keeps of every row (or column) of logits x; each (n,), in the accumulation dtype.
+    """What the softmax kind keeps of every row (or column) of logits x, in the accumulation dtype.
 
     Statistics of no logits are -inf, -inf, 0, 0.
     """
 
-    maximum: Tensor
-    log_sum: Tensor
-    """log of the sum of exp(x - maximum)."""
+    stats: Tensor
+    """(2, n): maximum, and log of the sum of exp(x - maximum)."""
     hit: Tensor
-    """Sum of x over the positives."""
+    """(n,): sum of x over the positives."""
     total: Tensor | None
-    """Sum of x over all; None where no label is smoothed."""
+    """(n,): sum of x over all; None where no label is smoothed."""
 
     @classmethod
     def of_nothing(cls, length: int, like: Tensor, totals: bool) -> Statistics:
         """Before any logit was seen."""
-        nothing = like.new_full((2, length), -torch.inf, dtype=accumulate_dtype(like.dtype))
-        hit = torch.zeros_like(nothing[0])
-        return cls(nothing[0], nothing[1], hit, torch.zeros_like(hit) if totals else None)
+        stats = like.new_full((2, length), -torch.inf, dtype=accumulate_dtype(like.dtype))
+        hit = torch.zeros_like(stats[0])
+        return cls(stats, hit, torch.zeros_like(hit) if totals else None)
 
-    def losses(self, count: Tensor, label_smoothing: float, width: int) -> Tensor:
-        """Of rows with `count` positives among `width` columns: lse(x) less the mean over the positives, smoothed with
-        the mean over all; 0 where there is no positive."""
-        target = self.hit * ((1 - label_smoothing) / count.clamp(min=1))
+    def losses(self, count: Tensor | None, label_smoothing: float, width: int) -> Tensor:
+        """Of rows with `count` positives (None: one) among `width` columns.
+
+        That is lse(x) less the mean over the positives, smoothed with the mean over all; 0 where there is no positive.
+        """
+        target = self.hit if count is None else self.hit / count.clamp(min=1)
+        if label_smoothing:
+            target = target * (1 - label_smoothing)
         if self.total is not None:
             target = target + self.total * (label_smoothing / max(width, 1))
-        return torch.where(count > 0, (self.maximum - target) + self.log_sum, 0)
+        maximum, log_sum = self.stats.unbind()
+        loss = (maximum - target) + log_sum
+        return loss if count is None else torch.where(count > 0, loss, 0)
 
 
 def safe_shift(maximum: Tensor) -> Tensor:
@@ -54,11 +59,11 @@ def safe_shift(maximum: Tensor) -> Tensor:
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Statistics of the same rows over two disjoint sets of columns, as over their union."""
-    maximum = torch.maximum(a.maximum, b.maximum)
+    maximum = torch.maximum(a.stats[0], b.stats[0])
     shift = safe_shift(maximum)
-    log_sum = torch.logaddexp(a.log_sum + (a.maximum - shift), b.log_sum + (b.maximum - shift))
+    log_sum = torch.logaddexp(a.stats[1] + (a.stats[0] - shift), b.stats[1] + (b.stats[0] - shift))
     total = None if a.total is None or b.total is None else a.total + b.total
-    return Statistics(maximum, log_sum, a.hit + b.hit, total)
+    return Statistics(torch.stack((maximum, log_sum)), a.hit + b.hit, total)
 
 
 class Side(NamedTuple):
@@ -74,11 +79,14 @@ class Side(NamedTuple):
     level: Tensor
 
     @classmethod
-    def of(cls, stats: Tensor, grad: Tensor, count: Tensor, label_smoothing: float, width: int) -> Side:
+    def of(cls, stats: Tensor, grad: Tensor, count: Tensor | None, label_smoothing: float, width: int) -> Side:
         """From (maximum, log_sum) and the gradient of each row's loss; a row without positives has none."""
-        grad = torch.where(count > 0, grad / 2, 0)
-        hit = grad * (1 - label_smoothing) / count.clamp(min=1)
-        return cls(stats[0], stats[1], grad, hit, grad * (label_smoothing / max(width, 1)))
+        grad = grad / 2 if count is None else torch.where(count > 0, grad / 2, 0)
+        hit = grad * (1 - label_smoothing) if label_smoothing else grad
+        if count is not None:
+            hit = hit / count.clamp(min=1)
+        maximum, log_sum = stats.unbind()
+        return cls(maximum, log_sum, grad, hit, grad * (label_smoothing / max(width, 1)))
 
     def block(self, start: int, stop: int) -> Side:
         """The rows [start, stop), standing upright."""
@@ -120,15 +128,15 @@ def forward_with(
     rows, columns = image.shape[0], text.shape[0]
     sides = kernels.statistics(image, text, logit_scale, targets, label_smoothing > 0)
     if rows == 0 or columns == 0:
-        row_zeros, column_zeros = (torch.zeros_like(torch.stack(side[:2])) for side in sides)
+        row_zeros, column_zeros = (torch.zeros_like(side.stats) for side in sides)
         return reduce_softmax(row_zeros[0], column_zeros[0], reduction), row_zeros, column_zeros
-    row_count, column_count = counts(targets, rows, columns, image)
+    row_count, column_count = (None, None) if targets is None else counts(targets, rows, columns, image)
     loss = reduce_softmax(
         sides[0].losses(row_count, label_smoothing, columns),
         sides[1].losses(column_count, label_smoothing, rows),
         reduction,
     )
-    return loss, torch.stack(sides[0][:2]), torch.stack(sides[1][:2])
+    return loss, sides[0].stats, sides[1].stats
 
 
 def backward_with(
@@ -156,7 +164,7 @@ def backward_with(
         )
     else:
         column_grad = (grad / max(columns, 1) if reduction == "mean" else grad).expand(columns)
-        row_count, column_count = counts(targets, rows, columns, image)
+        row_count, column_count = (None, None) if targets is None else counts(targets, rows, columns, image)
         row_side = Side.of(row_stats, row_grad, row_count, label_smoothing, columns)
         column_side = Side.of(column_stats, column_grad, column_count, label_smoothing, rows)
         grads = (
