@@ -1,4 +1,4 @@
-// softplus and sigmoid with relative accuracy at both ends, templated on the lane type: a float, or a vector.
+// softplus with relative accuracy at both ends, templated on the lane type: a float, or a vector.
 //
 // -log sigmoid(u) = softplus(-u) is e^-u where u is large and -u where it is very negative: log(1 + e^x) as written would
 // round the first to 0 and overflow in the second.
@@ -7,13 +7,6 @@
 #include "lane.h"
 
 MMK_NAMESPACE_BEGIN
-
-/// e^-|x|.
-template <class Lane>
-MMK_HOST_DEVICE inline Lane exponential_of_minus_magnitude(Lane x) {
-  using Ops = LaneOps<Lane>;
-  return Ops::exponential(Ops::splat(0.0f) - Ops::maximum(x, Ops::splat(0.0f) - x));
-}
 
 /// log(1 + t) for t in [0, 1], within 3 ulp: 2 atanh(t / (2 + t)), whose series is in squares of at most 1/9.
 template <class Lane>
@@ -33,17 +26,8 @@ MMK_HOST_DEVICE inline Lane log_one_plus(Lane t) {
 template <class Lane>
 MMK_HOST_DEVICE inline Lane softplus(Lane x) {
   using Ops = LaneOps<Lane>;
-  // In this order a NaN stays
-  return Ops::maximum(Ops::splat(0.0f), x) + log_one_plus(exponential_of_minus_magnitude(x));
-}
-
-/// 1 / (1 + e^-x) as e^min(x, 0) / (1 + e^-|x|): 0 below -87.3, NaN kept.
-template <class Lane>
-MMK_HOST_DEVICE inline Lane logistic(Lane x) {
-  using Ops = LaneOps<Lane>;
-  const Lane zero = Ops::splat(0.0f);
-  const Lane above = Ops::exponential(zero - Ops::maximum(zero, zero - x));
-  return above / (Ops::splat(1.0f) + exponential_of_minus_magnitude(x));
+  const Lane zero = Ops::splat(0.0f), minus_magnitude = zero - Ops::maximum(x, zero - x);
+  return Ops::maximum(zero, x) + log_one_plus(Ops::exponential(minus_magnitude));  // in this order a NaN stays
 }
 
 MMK_NAMESPACE_END

@@ -147,7 +147,7 @@ struct Across {
       for (int64_t m = 0; m < whole; m += kTileRows, tile += depth * kTileRows) {
         memcpy(tile, from + m, kTileRows * sizeof(float));
       }
-      memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
+      if (whole < rows) memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
     }
     return {to, kTileRows, depth * kTileRows};
   }

@@ -3,10 +3,10 @@
 // Shapes are checked against one another (a kernel must never read outside a tensor, whoever calls), and the values of
 // targets, which only the CPU may read for free.
 
-#include "../core/contrastive_problem.h"
+#include <algorithm>
 
 #include "../cpu/kernels.h"
-#include "lower_attention.h"
+#include "tensors.h"
 #include "threads.h"
 
 namespace mmkernels {

@@ -11,7 +11,7 @@
 //
 // Four products of the batch for the three that keeping the logits would take: the price of memory O(batch).
 
-#include "../../core/softplus.h"
+#include "../../core/activation.h"
 #include "../kernels.h"
 #include "tile.h"
 
@@ -153,7 +153,7 @@ class Worker {
       const Float grad = splat(p_.row_side.grad[at.row + r]);
       for (int v = 0; v < kTileVectors; ++v) {
         float* y = panel + r * kPanel + v * kLanes;
-        store(y, (logistic(load(y)) - half_smoothing) * grad);
+        store(y, (sigmoid(load(y)) - half_smoothing) * grad);
       }
     }
     visit_panel(at, first, negate);

@@ -65,7 +65,11 @@ struct TileNumbers {
       const int64_t length = smaller(kPanel - inside, count - done);
       const float* from = tile + (column - inside) * rows + row * kPanel + inside;
       if (length == count) return from;
-      memcpy(buffer + done, from, static_cast<size_t>(length) * sizeof(float));
+      if (length == kPanel) {
+        for (int v = 0; v < kTileVectors; ++v) store(buffer + done + v * kLanes, load(from + v * kLanes));
+      } else {
+        memcpy(buffer + done, from, static_cast<size_t>(length) * sizeof(float));
+      }
       done += length;
     }
     return buffer;
