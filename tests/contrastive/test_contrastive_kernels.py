@@ -186,6 +186,15 @@ def test_index_of_a_wide_batch(run):
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@runs(*EVERY)
+def test_an_index_and_no_columns(kind, run):
+    with run.active() as backend, pytest.raises(ValueError, match="index 0, expected at most -1"):
+        mmk.contrastive_loss(
+            torch.randn(2, 3), torch.randn(0, 3), 1.0, kind=kind, targets=torch.tensor([0, -1]), backend=backend
+        )
+
+
 @runs(CPU)
 def test_refusals(run):
     """The library itself never reads outside a tensor, whoever calls it."""

@@ -13,6 +13,7 @@ from mmkernels import _native
 from mmkernels.backend import Problem
 from mmkernels.layout import unit_last_stride
 from mmkernels.ops.contrastive.statistics import Side, Statistics, backward_with, forward_with
+from mmkernels.ops.contrastive.targets import check_targets
 from mmkernels.precision import without_autocast
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -78,6 +79,7 @@ def statistics(
     """What the softmax kind needs of every row and of every column."""
     lengths = image.shape[0], text.shape[0]
     if 0 in lengths:
+        check_targets(targets, lengths[1])
         return Statistics.of_nothing(lengths[0], image, totals), Statistics.of_nothing(lengths[1], text, totals)
     stats = [image.new_empty((2, n), dtype=torch.float32) for n in lengths]
     terms = [image.new_empty((2 if totals else 1, n), dtype=torch.float32) for n in lengths]
