@@ -34,7 +34,8 @@ struct SlopeRows {
 };
 
 /// z = u + constant of a row, in kLanes columns.
-inline Float pre_activation(const FusionProblem& p, const float* constant, int64_t row, int64_t column, int64_t count) {
+MMK_ALWAYS_INLINE Float pre_activation(const FusionProblem& p, const float* constant, int64_t row, int64_t column,
+                                       int64_t count) {
   const Float u = load_numbers(p.saved_product, p.dtype, row * p.out + column, count);
   return constant ? u + load(constant + column) : u;
 }

@@ -120,7 +120,7 @@ inline const float* read_numbers(const void* data, DType dtype, int64_t offset, 
 }
 
 /// Up to kLanes numbers, 0 beyond.
-inline Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t count) {
+MMK_ALWAYS_INLINE Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t count) {
   if (dtype == DType::kFloat32) {
     const float* p = static_cast<const float*>(data) + offset;
     if (count >= kLanes) return load(p);
@@ -136,13 +136,13 @@ inline Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t
 }
 
 /// The gate or the residual beside columns [column, column + count) of a row.
-inline Float load_broadcast(const RowView& t, int64_t row_offset, int64_t column, int64_t count) {
+MMK_ALWAYS_INLINE Float load_broadcast(const RowView& t, int64_t row_offset, int64_t column, int64_t count) {
   if (t.column) return load_numbers(t.data, t.dtype, row_offset + column, count);
   float x;
   return splat(*read_numbers(t.data, t.dtype, row_offset, 1, &x));
 }
 
-inline void store_numbers(void* data, DType dtype, int64_t offset, int64_t count, Float x) {
+MMK_ALWAYS_INLINE void store_numbers(void* data, DType dtype, int64_t offset, int64_t count, Float x) {
   if (dtype == DType::kFloat32) {
     float* p = static_cast<float*>(data) + offset;
     if (count >= kLanes) {

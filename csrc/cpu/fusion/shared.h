@@ -76,7 +76,7 @@ class Shared {
   }
 
   /// sum + what the shared sources of the row add to it before rstd, in kLanes columns.
-  Float add(int64_t row, int64_t column, Float sum) const {
+  MMK_ALWAYS_INLINE Float add(int64_t row, int64_t column, Float sum) const {
     for (const Part& part : parts_) {
       const int64_t own = offset_of(p_, part.source->own, row);
       sum = sum + load(part.product.get() + own * width_ + column);
