@@ -10,17 +10,21 @@ from bench.checks import (
     BEST,
     BandwidthShare,
     Check,
+    FlopSaving,
     LinearMemory,
     Mean,
+    MeanWhereSlow,
     Minimum,
     Overhead,
     Packed,
     PeakShare,
     Reached,
+    ThreadMemory,
     TileTime,
     WithinTwin,
 )
-from bench.results import SDPA, Results
+from bench.fusion import cases as fusion
+from bench.results import NAIVE, SDPA, Results
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ GOALS: tuple[Goal, ...] = (
     Goal(attention.FEW_QUERIES, (Mean(SDPA, 1.3), Minimum(SDPA, 1.3))),
     Goal(attention.TINY, (Overhead(),)),
     Goal(attention.MEMORY, (LinearMemory(),)),
+    Goal(fusion.FP32_FORWARD, (Mean(BEST, 1.15), Minimum(BEST, 0.97), ThreadMemory(4))),
+    Goal(fusion.HALF_FORWARD, (MeanWhereSlow(NAIVE, 8.0), ThreadMemory(4))),
+    Goal(fusion.BOTH, (Mean(BEST, 1.15, ("float32",)), Mean(BEST, 1.15, ("bfloat16",)), ThreadMemory(4))),
+    Goal(fusion.FULL, (Mean(BEST, 1.5), Minimum(BEST, 1.5))),
+    Goal(fusion.SHARED, (FlopSaving(NAIVE, 0.8),)),
 )
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from bench.attention.op import ATTENTION
 from bench.case import Case, Problem
+from bench.fusion.op import CONCAT_FUSION
 from bench.op import Op
 from bench.provider import Provider
 
-OPS = (ATTENTION,)
+OPS = (ATTENTION, CONCAT_FUSION)
 
 
 def op_of(problem: Problem) -> Op:
