@@ -1,10 +1,10 @@
 """Measure the ops beside their peers: tables, every sample as JSON, a report with plots.
 
     python -m bench                          every case, about 40 minutes on 2 cores
-    python -m bench --quick                  eleven problems, about 5 minutes
+    python -m bench --quick                  twelve problems, about 5 minutes
     python -m bench --groups "fp32 forward" --providers mmkernels SDPA
-    python -m bench --only fusion --memory
-                                             this op alone, and the memory of its cases
+    python -m bench --only fusion contrastive --memory
+                                             these ops alone, and the memory of their cases
     python -m bench --isa avx2               every library limited to AVX2, where it lets itself be limited
     python -m bench --compare old.json       also: what got slower or faster since; exits 1 if anything got slower
     python -m bench --show FILE --report DIR nothing is measured: tables, plots and a page of an earlier run
@@ -31,6 +31,7 @@ from bench.results import Results
 QUICK = (
     "text-to-image 77x1024", "square 1024", "mllama 32x1601", "ViT 197", "causal 1024", "half padding 128x1024",
     "decode 1x4096", "ViT 197 dropout", "learned bias 196", "fusion 512x1024x1024", "fusion full 616x1024x768",
+    "contrastive softmax 1024x512",
 )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--only", nargs="+", metavar="TEXT", help="only cases whose name contains one of these")
     what.add_argument("--dtypes", nargs="+", choices=DTYPES, metavar="DTYPE", help=" ".join(DTYPES))
     what.add_argument("--providers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    what.add_argument("--quick", action="store_true", help="eleven problems, short rounds")
+    what.add_argument("--quick", action="store_true", help="twelve problems, short rounds")
     what.add_argument("--memory", action="store_true", help="memory of the cases, which a selection leaves out")
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=positive, default=15, metavar="N", help="rounds at most (15)")

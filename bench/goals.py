@@ -14,6 +14,7 @@ from bench.checks import (
     LinearMemory,
     Mean,
     MeanWhereSlow,
+    MemoryShare,
     Minimum,
     Overhead,
     Packed,
@@ -23,6 +24,7 @@ from bench.checks import (
     TileTime,
     WithinTwin,
 )
+from bench.contrastive import cases as contrastive
 from bench.fusion import cases as fusion
 from bench.results import NAIVE, SDPA, Results
 
@@ -54,6 +56,10 @@ GOALS: tuple[Goal, ...] = (
     Goal(fusion.BOTH, (Mean(BEST, 1.15, ("float32",)), Mean(BEST, 1.15, ("bfloat16",)), ThreadMemory(4))),
     Goal(fusion.FULL, (Mean(BEST, 1.5), Minimum(BEST, 1.5))),
     Goal(fusion.SHARED, (FlopSaving(NAIVE, 0.8),)),
+    Goal(
+        contrastive.LOSS,
+        (Mean(BEST, 1.5, ("float32",)), Mean(BEST, 1.5, ("bfloat16",)), MemoryShare(NAIVE, 0.1)),
+    ),
 )
 
 

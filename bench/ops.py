@@ -6,11 +6,12 @@ from typing import Any
 
 from bench.attention.op import ATTENTION
 from bench.case import Case, Problem
+from bench.contrastive.op import CONTRASTIVE_LOSS
 from bench.fusion.op import CONCAT_FUSION
 from bench.op import Op
 from bench.provider import Provider
 
-OPS = (ATTENTION, CONCAT_FUSION)
+OPS = (ATTENTION, CONCAT_FUSION, CONTRASTIVE_LOSS)
 
 
 def op_of(problem: Problem) -> Op:

@@ -8,6 +8,7 @@ from typing import Any
 from bench.attention import cases
 from bench.case import SHORT
 from bench.checks import BEST
+from bench.contrastive import cases as contrastive
 from bench.fusion import cases as fusion
 from bench.medians import geometric_mean
 from bench.plots.style import INK, STYLES, powers
@@ -17,13 +18,14 @@ from bench.results import ATTENTION, OURS, SDPA, Results
 GOAL_RATIOS = {
     cases.FP32_FORWARD: 1.5, cases.FP32_BOTH: 1.5, cases.HALF_FORWARD: 1.5, cases.HALF_BOTH: 6.0,
     cases.TRAINING_EXTRAS: 2.5, cases.FEW_QUERIES: 1.3, fusion.FP32_FORWARD: 1.15, fusion.BOTH: 1.15, fusion.FULL: 1.5,
+    contrastive.LOSS: 1.5,
 }  # fmt: skip
 """The smallest geometric mean that the goals ask for, drawn as a line."""
 ATTENTION_GROUPS = (
     cases.FP32_FORWARD, cases.FP32_BOTH, cases.HALF_FORWARD, cases.HALF_BOTH, cases.TRAINING_EXTRAS, cases.MASKS,
     cases.DECODE, cases.FEW_QUERIES,
 )  # fmt: skip
-OTHER_GROUPS = (fusion.FP32_FORWARD, fusion.HALF_FORWARD, fusion.BOTH, fusion.FULL, fusion.SHARED)
+OTHER_GROUPS = (fusion.FP32_FORWARD, fusion.HALF_FORWARD, fusion.BOTH, fusion.FULL, fusion.SHARED, contrastive.LOSS)
 
 
 def ratios(results: Results) -> Any:
