@@ -1,10 +1,14 @@
-"""The cases of the contrastive loss: every way of every provider gives what ours gives."""
+"""The cases of the contrastive loss: every way of every provider gives what ours gives; the large batch's program."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from bench import large_batch
 from bench.case import Case
 from bench.contrastive import providers
 from bench.contrastive.accuracy import reference
@@ -87,3 +91,25 @@ def test_work():
     both, forward = work(small("softmax", "float32")), work(small("softmax", "bfloat16", False))
     assert forward.flops == 2 * 70 * 70 * 24 and forward.bytes == 2 * 70 * 24 * 2
     assert both.flops == 4 * forward.flops and both.bytes == 3 * 2 * 70 * 24 * 4
+
+
+def test_large_batch_in_small(tmp_path: Path, capsys) -> None:
+    """Both sides, each in its process, agree; figures go to the file, without the results."""
+    out = tmp_path / "large.json"
+    assert large_batch.main(["--pairs", "600", "--dim", "16", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["met"] is True and set(found["runs"]) == {"mmkernels", "chunked"}
+    assert all(side["seconds"] > 0 and "results" not in side for side in found["runs"].values())
+    assert set(found["difference"]) == {"loss", "grad image", "grad text", "grad scale"}
+    assert max(found["difference"].values()) < 1e-4
+    assert "at most 2 GiB" in capsys.readouterr().out
+
+
+def test_large_batch_says_why_a_side_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
+    def died(request, *rest):
+        raise OSError("the process that measures memory failed: exit status -9")
+
+    monkeypatch.setattr(large_batch, "in_process", died)
+    assert large_batch.main(["--kind", "sigmoid", "--out", str(tmp_path / "large.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "exit status -9" in printed and "the softmax kind only" in printed and ": -" in printed
