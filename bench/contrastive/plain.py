@@ -60,7 +60,8 @@ def chunked(chunk: int) -> Loss:
 
     def part(image: Tensor, text: Tensor, scale: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         logits = scale * (image @ text.t()).float()
-        return logits.logsumexp(1), logits.logsumexp(0), logits.diagonal(start)
+        # A view of the diagonal would keep the chunk's logits until the end.
+        return logits.logsumexp(1), logits.logsumexp(0), logits.diagonal(start).clone()
 
     def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         parts = [

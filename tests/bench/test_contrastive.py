@@ -94,12 +94,13 @@ def test_work():
 
 
 def test_large_batch_in_small(tmp_path: Path, capsys) -> None:
-    """Both sides, each in its process, agree; figures go to the file, without the results."""
+    """Both sides, each in its process, agree in less than half a matrix of logits; results are not kept in the file."""
     out = tmp_path / "large.json"
-    assert large_batch.main(["--pairs", "600", "--dim", "16", "--out", str(out)]) == 0
+    assert large_batch.main(["--pairs", "4096", "--dim", "16", "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["met"] is True and set(found["runs"]) == {"mmkernels", "chunked"}
-    assert all(side["seconds"] > 0 and "results" not in side for side in found["runs"].values())
+    for side in found["runs"].values():
+        assert side["seconds"] > 0 and side["extra bytes"] < 4096 * 4096 * 4 / 2 and "results" not in side
     assert set(found["difference"]) == {"loss", "grad image", "grad text", "grad scale"}
     assert max(found["difference"].values()) < 1e-4
     assert "at most 2 GiB" in capsys.readouterr().out
