@@ -14,6 +14,7 @@
 //     const float* numbers(row, first, count, buffer)   fp32 numbers [first, first + count) of a row: where they stand
 //                                                       or in `buffer`
 //     const uint16_t* bits(row, first)                  the same where they are bf16 in memory, or nullptr
+//     void prefetch(row, first, count)                  asks for them
 #pragma once
 
 #include "memory.h"
@@ -98,6 +99,11 @@ inline const float* read_across(Element element, const Reader& reader, int64_t r
   return buffer;
 }
 
+// Both operands have
+//     stage(..., first, rows, to, buffer)             rows [first, first + rows) of the left operand, in scratch
+//     pack(..., first, columns, to, buffer)           columns of the right one
+//     prefetch(slice, first, count, step, steps)      asks for a part, one of `steps`, of what either will read
+
 /// The product sums along the rows; a slice's part is told to the reader.
 template <class Reader>
 struct Along {
@@ -112,6 +118,12 @@ struct Along {
       if (row != to) memcpy(to, row, bytes);
     }
     return {to - rows * kLeftStride, kLeftStride, kTileRows * kLeftStride};
+  }
+
+  void prefetch(const Slice& slice, int64_t first, int64_t rows, int64_t step, int64_t steps) const {
+    for (int64_t r = rows * step / steps; r < rows * (step + 1) / steps; ++r) {
+      reader.part(slice.part).prefetch(first + r, slice.first, slice.count);
+    }
   }
 
   void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {
@@ -162,6 +174,12 @@ struct Across {
       memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
     }
     return {to, kTileRows, depth * kTileRows};
+  }
+
+  void prefetch(const Slice& slice, int64_t first, int64_t columns, int64_t step, int64_t steps) const {
+    for (int64_t r = slice.count * step / steps; r < slice.count * (step + 1) / steps; ++r) {
+      reader.part(slice.part).prefetch(slice.first + r, first, columns);
+    }
   }
 
   void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {

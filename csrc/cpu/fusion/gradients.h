@@ -13,6 +13,9 @@ struct FloatRows {
   const FloatRows& part(int) const { return *this; }
   const float* numbers(int64_t row, int64_t first, int64_t, float*) const { return data + row * stride + first; }
   const uint16_t* bits(int64_t, int64_t) const { return nullptr; }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(data + row * stride + first, count * static_cast<int64_t>(sizeof(float)));
+  }
 };
 
 /// Rows of dz: those of grad_out where they are the same, or a copy in the type that products multiply.
@@ -30,6 +33,9 @@ struct SlopeRows {
   const uint16_t* bits(int64_t row, int64_t first) const {
     if (dtype != DType::kBFloat16) return nullptr;
     return static_cast<const uint16_t*>(data()) + offset(row) + first;
+  }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(at(data(), dtype, offset(row) + first), count * element_size(dtype));
   }
 };
 

@@ -170,6 +170,9 @@ struct WeightRows {
   const uint16_t* bits(int64_t row, int64_t k) const {
     return static_cast<const uint16_t*>(p.weight) + row * p.weight_stride + first + k;
   }
+  void prefetch(int64_t row, int64_t k, int64_t count) const {
+    prefetch_run(at(p.weight, p.dtype, row * p.weight_stride + first + k), count * element_size(p.dtype));
+  }
 };
 
 /// Rows of a source: as they are, or (x - mean) * factor * scale with what is there of these.
@@ -205,6 +208,9 @@ struct SourceRows {
   const uint16_t* bits(int64_t row, int64_t k) const {
     if (mean || factor || scale) return nullptr;
     return static_cast<const uint16_t*>(source.x.data) + offset(row) + k;
+  }
+  void prefetch(int64_t row, int64_t k, int64_t count) const {
+    prefetch_run(at(source.x.data, p.dtype, offset(row) + k), count * element_size(p.dtype));
   }
 };
 
