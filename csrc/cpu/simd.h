@@ -194,7 +194,7 @@ inline Float softmax_weight(Float x) {
 }
 
 /// e^x within 1.3 ulp over the whole range; exactly 1 at 0, exactly 0 below -87.3, NaN kept. x above 88 saturates.
-inline Float exponential(Float x) {
+MMK_ALWAYS_INLINE Float exponential(Float x) {
   const Int vanishes = x < splat(-87.3f);
   x = select(x > splat(88.0f), splat(88.0f), select(vanishes, splat(-87.3f), x));
   const Float magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
@@ -214,7 +214,7 @@ inline Float exponential(Float x) {
   return select(vanishes, splat(0.0f), p * power);  // a product, not an integer add: NaN stays NaN
 }
 
-inline Float hyperbolic_tangent(Float x) {
+MMK_ALWAYS_INLINE Float hyperbolic_tangent(Float x) {
   const Float magnitude = (Float)((Int)x & 0x7fffffff);
   // near 0 the quotient below cancels: odd polynomial (Cephes tanhf)
   const Float s = x * x;
@@ -371,11 +371,9 @@ inline Float pair_neighbours(Float first, Float second) {
 #endif
 }
 
-/// Columns of kLanes x kLanes elements, by log2(kLanes) perfect shuffles of the rows.
-inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+/// Rows of kLanes x kLanes elements become columns, by log2(kLanes) perfect shuffles.
+MMK_ALWAYS_INLINE void transpose_registers(Float column[kLanes]) {
   Float next[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
 #pragma GCC unroll 4
   for (int stage = 1; stage < kLanes; stage *= 2) {
 #pragma GCC unroll 16
@@ -386,6 +384,12 @@ inline void load_columns(const float* from, int64_t from_stride, Float column[kL
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) column[i] = next[i];
   }
+}
+
+inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
+  transpose_registers(column);
 }
 
 inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {

@@ -159,7 +159,7 @@ class Backward {
     const Source& s = side.source;
     if (!s.grad.data) return;
     const float* scale = p_.norm_weight ? p_.norm_weight + s.first : nullptr;
-    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
+    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at_row = row + r;
         const bool own = s.shared;
@@ -168,7 +168,7 @@ class Backward {
         const float mean = side.mean ? side.mean[at_row] : 0.0f;
         for (int64_t i = 0; i < columns; i += kLanes) {
           const int64_t count = columns - i;
-          Float dx = load(c + r * kPanel + i);
+          Float dx = load(c.at(r, i));
           if (factor) dx = dx * splat(factor[at_row]);
           if (scale) dx = dx * load_numbers(scale, DType::kFloat32, column + i, count);
           if (side.slope) {
@@ -192,7 +192,7 @@ class Backward {
     const float* base = p_.norm_bias ? p_.norm_bias + s.first : nullptr;
     Memory groups;  // of kPanel outputs each, what they add to dg
     float* parts = p_.grad_norm_weight ? groups.take(ceil_div(p_.out, kPanel) * s.width) : nullptr;
-    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
+    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
       for (int64_t i = 0; i < columns; i += kLanes) {
         const int64_t count = columns - i;
         const Float by = scale ? load_numbers(scale, DType::kFloat32, column + i, count) : splat(1.0f);
@@ -200,7 +200,7 @@ class Backward {
         Float sum = splat(0.0f);
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t n = row + r, at_weight = s.first + column + i;
-          Float q = load(c + r * kPanel + i);
+          Float q = load(c.at(r, i));
           if (side.shift) q = q + splat(side.shift[n]);
           if (parts) {
             sum = multiply_add(load_numbers(p_.weight, p_.dtype, n * p_.weight_stride + at_weight, count), q, sum);

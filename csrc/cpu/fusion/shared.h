@@ -60,10 +60,10 @@ class Shared {
       Part& part = parts_.add(&s, mean);
       float* product_rows = part.product.take(s.own_rows * width_);
       const int64_t width = width_;
-      const auto keep = [=](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
+      const auto keep = [=](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t j = 0; j < columns; j += kLanes) {
-            store(product_rows + (row + r) * width + column + j, load(c + r * kPanel + j));
+            store(product_rows + (row + r) * width + column + j, load(c.at(r, j)));
           }
         }
       };
@@ -76,7 +76,7 @@ class Shared {
   }
 
   /// sum + what the shared sources of the row add to it before rstd, in kLanes columns.
-  Float add(int64_t row, int64_t column, Float sum) const {
+  MMK_ALWAYS_INLINE Float add(int64_t row, int64_t column, Float sum) const {
     for (const Part& part : parts_) {
       const int64_t own = offset_of(p_, part.source->own, row);
       sum = sum + load(part.product.get() + own * width_ + column);
