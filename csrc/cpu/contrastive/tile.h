@@ -51,6 +51,9 @@ struct Embeddings {
     if (dtype != DType::kBFloat16) return nullptr;
     return reinterpret_cast<const uint16_t*>(at(data, dtype, row * stride + first));
   }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(at(data, dtype, row * stride + first), count * element_size(dtype));
+  }
 };
 
 /// A tile as operand of a product.
@@ -75,6 +78,7 @@ struct TileNumbers {
     return buffer;
   }
   const uint16_t* bits(int64_t, int64_t) const { return nullptr; }
+  void prefetch(int64_t, int64_t, int64_t) const {}  // it was made a moment ago
 };
 
 /// Rows [row, row + rows) and columns [column, column + columns) of the logits.
