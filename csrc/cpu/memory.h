@@ -19,8 +19,12 @@ inline const char* at(const void* data, DType dtype, int64_t index) {
   return static_cast<const char*>(data) + index * element_size(dtype);
 }
 
-inline Float widen(Half h, DType dtype) { return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h); }
-inline Half narrow(Float x, DType dtype) { return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x); }
+MMK_ALWAYS_INLINE Float widen(Half h, DType dtype) {
+  return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h);
+}
+MMK_ALWAYS_INLINE Half narrow(Float x, DType dtype) {
+  return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x);
+}
 
 /// to[i] = factor * from[i] for `count` elements with unit stride, read no further than that.
 inline void widen_run(const void* from, DType dtype, int64_t count, float factor, float* to) {

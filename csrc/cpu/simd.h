@@ -232,31 +232,31 @@ MMK_ALWAYS_INLINE Float hyperbolic_tangent(Float x) {
 
 template <>
 struct LaneOps<Float> {
-  static Float splat(float x) { return MMK_ISA::splat(x); }
-  static Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
-  static Float exponential(Float x) { return MMK_ISA::exponential(x); }
-  static Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
-  static Float hyperbolic_tangent(Float x) { return MMK_ISA::hyperbolic_tangent(x); }
-  static Float where_less(Float a, Float b, Float yes, Float no) { return select(a < b, yes, no); }
-  static Float zero_where_minus_infinity(Float x) {
+  static MMK_ALWAYS_INLINE Float splat(float x) { return MMK_ISA::splat(x); }
+  static MMK_ALWAYS_INLINE Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
+  static MMK_ALWAYS_INLINE Float exponential(Float x) { return MMK_ISA::exponential(x); }
+  static MMK_ALWAYS_INLINE Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
+  static MMK_ALWAYS_INLINE Float hyperbolic_tangent(Float x) { return MMK_ISA::hyperbolic_tangent(x); }
+  static MMK_ALWAYS_INLINE Float where_less(Float a, Float b, Float yes, Float no) { return select(a < b, yes, no); }
+  static MMK_ALWAYS_INLINE Float zero_where_minus_infinity(Float x) {
     return select((Int)(x == MMK_ISA::splat(-INFINITY)), MMK_ISA::splat(0.0f), x);
   }
 };
 
 // ---- half precision ----
 
-inline Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
+MMK_ALWAYS_INLINE Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
 
 /// x to the nearest bf16, in the low half of every lane.
-inline Word round_bfloat16(Float x) {
+MMK_ALWAYS_INLINE Word round_bfloat16(Float x) {
   const Word bits = (Word)x;
   const Word rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Word quiet = (bits >> 16) | 0x40;
   return (Word)select(x != x, (Int)quiet, (Int)rounded);
 }
-inline Half narrow_bfloat16(Float x) { return __builtin_convertvector(round_bfloat16(x), Half); }
+MMK_ALWAYS_INLINE Half narrow_bfloat16(Float x) { return __builtin_convertvector(round_bfloat16(x), Half); }
 
-inline Float widen_float16(Half h) {
+MMK_ALWAYS_INLINE Float widen_float16(Half h) {
 #if MMK_AVX512
   return (Float)_mm512_cvtph_ps((__m256i)h);
 #elif MMK_AVX2
@@ -273,7 +273,7 @@ inline Float widen_float16(Half h) {
 #endif
 }
 
-inline Half narrow_float16(Float x) {
+MMK_ALWAYS_INLINE Half narrow_float16(Float x) {
 #if MMK_AVX512
   return (Half)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
 #elif MMK_AVX2

@@ -69,8 +69,8 @@ void fusion_forward(const FusionProblem& p, const Threads& threads) {
   if (p.out == 0) return;
   Memory constant;
   if (p.bias || p.norm_bias) {
-    const int64_t width = p.norm_bias ? p.width : 0;
-    weight_times(p, p.norm_bias, 0, width, p.bias, constant.take(round_up(p.out, kPanel)), threads);
+    float* row = constant.take(round_up(p.out, kPanel));
+    weight_sums(p, 0, p.width, {row, p.norm_bias, p.bias, p.norm_bias != nullptr}, {}, threads);
   }
   const Shared shared(p, norm, threads);
   const FullSources full(p);

@@ -70,7 +70,7 @@ class Shared {
       product(threads, element_of(p), s.own_rows, p.out, Depth{&s.width, 1},
               Along<SourceRows>{{p, s, true, mean, nullptr, scale}}, Along<WeightRows>{{p, s.first}}, keep);
       if (mean) {
-        weight_times(p, scale, s.first, s.width, nullptr, part.level.take(width_), threads);
+        weight_sums(p, s.first, s.width, {part.level.take(width_), scale, nullptr}, {}, threads);
       }
     }
   }
