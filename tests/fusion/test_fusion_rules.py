@@ -16,11 +16,12 @@ from tests.fusion.naive import CASES, fused, gradients
 OPS = torch.ops.mmkernels
 
 
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 @runs(*DEFAULT)
-@pytest.mark.parametrize(
-    "name",
-    ["layer broadcast", *(pytest.param(name, marks=pytest.mark.slow) for name in CASES if name != "layer broadcast")],
-)
+@pytest.mark.parametrize("name", [name if name == "layer broadcast" else slow(name) for name in CASES])
 def test_opcheck(name, run):
     case = CASES[name]
     operands = case.operands(torch.float32)
