@@ -133,7 +133,7 @@ def library(output: Path | None = None, sanitize: bool = False) -> Build:
             *(f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *_words("LDFLAGS")),
         ],
     )
-    for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+    for source in sorted((ROOT / "csrc" / "cpu").rglob("*.cpp")):
         if source.name in COMPILED_ONCE:
             build.add(source, [*flags, *includes])
             continue

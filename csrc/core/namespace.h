@@ -25,15 +25,15 @@
 MMK_NAMESPACE_BEGIN
 
 template <class T>
-MMK_HOST_DEVICE inline T smaller(T a, T b) {
+MMK_HOST_DEVICE constexpr T smaller(T a, T b) {
   return b < a ? b : a;
 }
 
 template <class T>
-MMK_HOST_DEVICE inline T larger(T a, T b) {
+MMK_HOST_DEVICE constexpr T larger(T a, T b) {
   return a < b ? b : a;
 }
 
-MMK_HOST_DEVICE inline long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
+MMK_HOST_DEVICE constexpr long long ceil_div(long long a, long long b) { return (a + b - 1) / b; }
 
 MMK_NAMESPACE_END

@@ -7,28 +7,37 @@
 
 namespace mmkernels {
 
-#define MMK_DECLARE(isa)                                            \
-  namespace isa {                                                   \
-  void attention_forward(const AttentionProblem&, const Threads&);  \
-  void attention_backward(const AttentionProblem&, const Threads&); \
-  int64_t fma_peak(int64_t, const Threads&);                        \
-  int64_t bf16_peak(int64_t, const Threads&);                       \
-  int64_t read_peak(const float*, int64_t, const Threads&);         \
+// The kernels of an instruction set stand in the namespace named after it (core/namespace.h).
+#define MMK_TABLE(name)                                                    \
+  namespace name {                                                         \
+  void attention_forward(const AttentionProblem&, const Threads&);         \
+  void attention_backward(const AttentionProblem&, const Threads&);        \
+  void fusion_forward(const FusionProblem&, const Threads&);               \
+  void fusion_backward(const FusionProblem&, const Threads&);              \
+  void contrastive_forward(const ContrastiveProblem&, const Threads&);     \
+  void contrastive_backward(const ContrastiveProblem&, const Threads&);    \
+  int64_t fma_peak(int64_t, const Threads&);                               \
+  int64_t bf16_peak(int64_t, const Threads&);                              \
+  int64_t read_peak(const float*, int64_t, const Threads&);                \
+  constexpr Kernels kTable = {#name,                                       \
+                              {attention_forward, attention_backward},     \
+                              {fusion_forward, fusion_backward},           \
+                              {contrastive_forward, contrastive_backward}, \
+                              {fma_peak, bf16_peak, read_peak}};           \
   }
 #if defined(__x86_64__)
-MMK_DECLARE(avx512bf16)
-MMK_DECLARE(avx512)
-MMK_DECLARE(avx2)
+MMK_TABLE(avx512bf16)
+MMK_TABLE(avx512)
+MMK_TABLE(avx2)
 #endif
-MMK_DECLARE(vec16)
-MMK_DECLARE(baseline)
-#undef MMK_DECLARE
+MMK_TABLE(vec16)
+MMK_TABLE(baseline)
+#undef MMK_TABLE
 
 namespace {
 
 struct Candidate {
-  AttentionKernels kernels;
-  PeakKernels peak;
+  const Kernels* kernels;
   bool runs;
 };
 
@@ -45,51 +54,37 @@ const Candidate* candidates(int& count) {
 #endif
   static const Candidate kAll[] = {
 #if defined(__x86_64__)
-      {{"avx512bf16", avx512bf16::attention_forward, avx512bf16::attention_backward},
-       {avx512bf16::fma_peak, avx512bf16::bf16_peak, avx512bf16::read_peak},
-       kAvx512Bf16},
-      {{"avx512", avx512::attention_forward, avx512::attention_backward},
-       {avx512::fma_peak, avx512::bf16_peak, avx512::read_peak},
-       kAvx512},
-      {{"avx2", avx2::attention_forward, avx2::attention_backward},
-       {avx2::fma_peak, avx2::bf16_peak, avx2::read_peak},
-       kAvx2},
+      {&avx512bf16::kTable, kAvx512Bf16}, {&avx512::kTable, kAvx512}, {&avx2::kTable, kAvx2},
 #endif
-      {{"baseline", baseline::attention_forward, baseline::attention_backward},
-       {baseline::fma_peak, baseline::bf16_peak, baseline::read_peak},
-       true},
-      {{"vec16", vec16::attention_forward, vec16::attention_backward},
-       {vec16::fma_peak, vec16::bf16_peak, vec16::read_peak},
-       kAvx2},
+      {&baseline::kTable, true},          {&vec16::kTable, kAvx2},
   };
   count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
   return kAll;
 }
 
-const Candidate* find(const char* name) {
+const Kernels* find(const char* name) {
   int count;
   const Candidate* all = candidates(count);
   for (int i = 0; i < count; ++i) {
-    if (all[i].runs && (!*name || !strcmp(name, all[i].kernels.name))) return &all[i];
+    if (all[i].runs && (!*name || !strcmp(name, all[i].kernels->isa))) return all[i].kernels;
   }
   return nullptr;
 }
 
-const Candidate* initial() {
+const Kernels* initial() {
   const char* name = std::getenv("MMKERNELS_CPU_ISA");
-  const Candidate* chosen = find(name ? name : "");
+  const Kernels* chosen = find(name ? name : "");
   return chosen ? chosen : find("");  // Python refuses an unknown name with a sentence when it loads the library
 }
 
-const Candidate*& current() {
-  static const Candidate* candidate = initial();
-  return candidate;
+const Kernels*& current() {
+  static const Kernels* chosen = initial();
+  return chosen;
 }
 
 }  // namespace
 
-const AttentionKernels& attention_kernels() { return current()->kernels; }
-const PeakKernels& peak_kernels() { return current()->peak; }
+const Kernels& kernels() { return *current(); }
 
 const char* available_isas() {
   static char names[64] = "";
@@ -99,14 +94,14 @@ const char* available_isas() {
     for (int i = 0; i < count; ++i) {
       if (!all[i].runs) continue;
       if (*names) strcat(names, " ");
-      strcat(names, all[i].kernels.name);
+      strcat(names, all[i].kernels->isa);
     }
   }
   return names;
 }
 
 bool use_isa(const char* name) {
-  const Candidate* chosen = *name ? find(name) : initial();
+  const Kernels* chosen = *name ? find(name) : initial();
   if (chosen) current() = chosen;
   return chosen != nullptr;
 }

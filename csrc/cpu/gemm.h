@@ -20,7 +20,8 @@ inline int64_t elements(Element element, int64_t numbers) { return ceil_div(numb
 enum class Start {
   kZero,        // C = sum
   kScale,       // C = factor[0] * sum
-  kAccumulate,  // C = C + sum
+  kAccumulate,  // C = C + sum, one chain from C on
+  kAdd,         // C = C + sum, which is a chain of its own
   kRescale,     // C = C * factor[n] + sum
   kRescaleRows  // C = C * factor[m] + sum
 };
@@ -41,7 +42,7 @@ inline void gemm_tile(const float* __restrict a, int64_t a_stride, const float* 
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      if (start == Start::kZero || start == Start::kScale) {
+      if (start == Start::kZero || start == Start::kScale || start == Start::kAdd) {
         sum[m][n] = splat(0.0f);
       } else {
         sum[m][n] = load(c + m * c_stride + n * kLanes);
@@ -66,6 +67,7 @@ inline void gemm_tile(const float* __restrict a, int64_t a_stride, const float* 
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       if (start == Start::kScale) sum[m][n] = sum[m][n] * splat(factor[0]);
+      if (start == Start::kAdd) sum[m][n] = load(c + m * c_stride + n * kLanes) + sum[m][n];
       store(c + m * c_stride + n * kLanes, sum[m][n]);
     }
   }

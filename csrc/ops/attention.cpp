@@ -18,7 +18,7 @@ void attention_forward(Tensor query, std::vector<Tensor> keys, std::vector<Tenso
   Lowered call({query, keys, values, start, stop, visible, interval_exact, bias, bias_kind, relative_zero, seed,
                 cu_seqlens_q, cu_seqlens_k, scale, softcap, dropout_p, unmask_empty_rows, offsets});
   call.outputs(out, lse);
-  attention_kernels().forward(call.problem, torch_threads());
+  kernels().attention.forward(call.problem, torch_threads());
 }
 
 void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, std::vector<Tensor> keys,
@@ -59,7 +59,7 @@ void attention_backward(Tensor grad_out, OptionalTensor grad_lse, Tensor query, 
               "grad_bias must be contiguous and like the bias");
     if (grad_bias[i].numel() > 0) p.bias.grad[i] = grad_bias[i].mutable_data_ptr();
   }
-  attention_kernels().backward(p, torch_threads());
+  kernels().attention.backward(p, torch_threads());
 }
 
 const OptionalTensor kAbsent;
@@ -81,7 +81,7 @@ void attention_backward_plain(Tensor grad_out, Tensor query, Tensor key, Tensor 
 }
 
 std::string isas() { return available_isas(); }
-std::string isa() { return attention_kernels().name; }
+std::string isa() { return kernels().isa; }
 void use(std::string name) {
   MMK_CHECK(use_isa(name.c_str()), "instruction set '", name,
             "' is not available, expected one of: ", available_isas());

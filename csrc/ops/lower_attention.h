@@ -12,7 +12,7 @@
 #include <optional>
 #include <vector>
 
-#include "../core/problem.h"
+#include "../core/attention_problem.h"
 
 namespace mmkernels {
 using torch::headeronly::ScalarType;

@@ -11,16 +11,16 @@ namespace mmkernels {
 namespace {
 
 /// Runs `steps` steps of independent multiply-add chains on every thread; the operations done, two a multiply-add.
-int64_t measure_fma(int64_t steps) { return peak_kernels().fma(steps, torch_threads()); }
+int64_t measure_fma(int64_t steps) { return kernels().peak.fma(steps, torch_threads()); }
 
 /// The same with the instructions that the kernels multiply bf16 with.
-int64_t measure_bf16(int64_t steps) { return peak_kernels().bf16(steps, torch_threads()); }
+int64_t measure_bf16(int64_t steps) { return kernels().peak.bf16(steps, torch_threads()); }
 
 /// Reads a tensor once, on every thread; the bytes read (a remainder of some KiB is left out).
 int64_t measure_read(Tensor buffer) {
   MMK_CHECK(buffer.is_contiguous() && buffer.scalar_type() == ScalarType::Float,
             "measure_read takes a contiguous float32 tensor");
-  return peak_kernels().read(static_cast<const float*>(buffer.data_ptr()), buffer.numel(), torch_threads());
+  return kernels().peak.read(static_cast<const float*>(buffer.data_ptr()), buffer.numel(), torch_threads());
 }
 
 }  // namespace

@@ -16,10 +16,10 @@
 // threads. Kept beside tiles and O(rows) statistics: dk and dv in fp32 (whole pass), parts of dq (wave pass).
 // Dao et al., "FlashAttention", 2022, algorithm 4; Dao, "FlashAttention-2", 2023.
 
-#include "../core/softmax.h"
+#include "../../core/softmax.h"
+#include "../kernels.h"
+#include "../parallel.h"
 #include "backward_passes.h"
-#include "kernels.h"
-#include "parallel.h"
 #include "tiles.h"
 
 MMK_NAMESPACE_BEGIN

@@ -4,8 +4,8 @@
 // once for all of them and few queries with grouped heads still fill the lanes.
 #pragma once
 
-#include "../core/mask.h"
-#include "memory.h"
+#include "../../core/mask.h"
+#include "stage.h"
 
 MMK_NAMESPACE_BEGIN
 

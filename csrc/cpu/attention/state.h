@@ -1,7 +1,7 @@
 // The softmax state of a tile of query rows over some of its keys, and how a finished one leaves.
 #pragma once
 
-#include "../core/softmax.h"
+#include "../../core/softmax.h"
 #include "chunks.h"
 
 MMK_NAMESPACE_BEGIN

@@ -2,8 +2,8 @@
 // a table. Serves the biases that the whole pass does not own (shared by heads, or too few items for the threads), and
 // sums in the same order as it does.
 
+#include "../parallel.h"
 #include "backward_passes.h"
-#include "parallel.h"
 
 MMK_NAMESPACE_BEGIN
 namespace {

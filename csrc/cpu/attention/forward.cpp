@@ -10,10 +10,10 @@
 // the same order: the same bits. No memory beyond tiles (and, when split, the chunks' states) is used.
 // Dao, "FlashAttention-2", 2023; Dao et al., "Flash-Decoding", 2023 for the split.
 
+#include "../kernels.h"
+#include "../parallel.h"
 #include "few_rows.h"
-#include "kernels.h"
 #include "many_rows.h"
-#include "parallel.h"
 #include "tiles.h"
 
 MMK_NAMESPACE_BEGIN

@@ -4,8 +4,8 @@
 // same chain over rows in order as in the key pass, and dq the same chain over keys as in the query pass. Where they are
 // long, several tiles of rows meet a block of keys before the next block comes, so that they are read and written less.
 
+#include "../parallel.h"
 #include "backward_passes.h"
-#include "parallel.h"
 
 MMK_NAMESPACE_BEGIN
 namespace {

@@ -6,7 +6,7 @@
 
 #include <cfloat>
 
-#include "../core/philox.h"
+#include "../../core/philox.h"
 #include "tile.h"
 
 MMK_NAMESPACE_BEGIN

@@ -8,8 +8,8 @@
 // The sums are those of the other passes: dk and dv over rows in order, dq over chunks in order. Memory: a part of dq, as
 // large as the pair's dq in fp32, for every unit of a wave.
 
+#include "../parallel.h"
 #include "backward_passes.h"
-#include "parallel.h"
 
 MMK_NAMESPACE_BEGIN
 namespace {

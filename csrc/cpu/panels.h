@@ -1,0 +1,167 @@
+// Operands of a blocked product (product.h) in scratch, in the order in which the micro-kernel (gemm.h) reads them.
+//
+// An operand is a matrix whose rows a Reader hands out. Along: the product sums along its rows, as over the features of
+// x and W in x W^T. Across: the product sums over its rows, as over the samples of dy and x in dy^T x. Either can stand
+// on either side:
+//
+//                 left, one number broadcast            right, kPanel columns side by side
+//     Along       rows as they are                      transposed
+//     Across      tiles of kTileRows numbers of a row   as they are
+//
+// Pairs of bf16 have the earlier number in the low half, as neighbours along a row have it in memory.
+//
+// A Reader has
+//     const float* numbers(row, first, count, buffer)   fp32 numbers [first, first + count) of a row: where they stand
+//                                                       or in `buffer`
+//     const uint16_t* bits(row, first)                  the same where they are bf16 in memory, or nullptr
+#pragma once
+
+#include "memory.h"
+
+MMK_NAMESPACE_BEGIN
+
+constexpr int kPanel = kTileVectors * kLanes;
+constexpr int64_t kDepth = 256;                   // elements of a chain: a sum over more is a sum of chains, in order
+constexpr int64_t kLeftStride = kDepth + 16;      // of staged rows: no power of two, lest they meet in one cache set
+constexpr int64_t kMaxBlockColumns = 256;         // of a right operand in scratch
+constexpr int64_t kReadBuffer = 4 * kDepth + 64;  // floats that a packer needs beside its result
+
+/// Numbers [first, first + count) along the axis that a product sums over, in part `part` of it.
+struct Slice {
+  int part;
+  int64_t first, count;
+};
+
+/// A left operand in scratch: rows of tile t begin at data + t * tile, and `stride` has the sense of gemm()'s.
+struct LeftTiles {
+  const float* data;
+  int64_t stride, tile;
+};
+
+/// Elements along a row: floats or pairs, 0 from the last one on up to `width`.
+template <class Reader>
+inline void read_along(Element element, const Reader& reader, int64_t row, int64_t first, int64_t count, int64_t width,
+                       float* to, float* buffer) {
+  const int64_t filled = elements(element, count);
+  if (element == Element::kFloat) {
+    const float* numbers = reader.numbers(row, first, count, to);
+    if (numbers != to) memcpy(to, numbers, static_cast<size_t>(count) * sizeof(float));
+  } else {
+    if (count % 2) to[filled - 1] = 0.0f;
+    if (const uint16_t* bits = reader.bits(row, first)) {
+      memcpy(to, bits, static_cast<size_t>(count) * sizeof(uint16_t));
+    } else {
+      narrow_run(reader.numbers(row, first, count, buffer), count, to, DType::kBFloat16);
+    }
+  }
+  for (int64_t i = filled; i < width; ++i) to[i] = 0.0f;
+}
+
+/// Elements across rows, one of every column: a float of row `row`, or a pair of it, in the low half, and of the next one,
+/// if that is below `end`; 0 beyond `count` up to a whole number of vectors. They stand in `buffer` or in the tensor.
+template <class Reader>
+inline const float* read_across(Element element, const Reader& reader, int64_t row, int64_t end, int64_t first,
+                                int64_t count, float* buffer) {
+  const int64_t width = round_up(count, kLanes);
+  const bool paired = element == Element::kPair && row + 1 < end;
+  if (element == Element::kPair) {
+    const uint16_t* bits = reader.bits(row, first);
+    const uint16_t* next = paired ? reader.bits(row + 1, first) : nullptr;
+    if (bits && (next || !paired)) {
+      pair_rows(next, bits, count, width, buffer);
+      return buffer;
+    }
+  }
+  const float* one = reader.numbers(row, first, count, buffer);
+  if (element == Element::kFloat) {
+    if (one != buffer && width == count) return one;
+    if (one != buffer) memcpy(buffer, one, static_cast<size_t>(count) * sizeof(float));
+    for (int64_t i = count; i < width; ++i) buffer[i] = 0.0f;
+    return buffer;
+  }
+  const float* two = paired ? reader.numbers(row + 1, first, count, buffer + kDepth) : nullptr;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(buffer + i, pair(two ? load(two + i) : splat(0.0f), load(one + i)));
+  }
+  if (i < count) {
+    Float a = splat(0.0f), b = splat(0.0f);
+    memcpy(&a, one + i, static_cast<size_t>(count - i) * sizeof(float));
+    if (two) memcpy(&b, two + i, static_cast<size_t>(count - i) * sizeof(float));
+    store(buffer + i, pair(b, a));
+  }
+  return buffer;
+}
+
+/// The product sums along the rows; a slice's part is told to the reader.
+template <class Reader>
+struct Along {
+  static constexpr Layout kLeft = Layout::kRows;
+  Reader reader;
+
+  LeftTiles stage(Element element, const Slice& slice, int64_t first, int64_t rows, float* to, float* buffer) const {
+    const auto& part = reader.part(slice.part);
+    for (int64_t r = 0; r < rows; ++r) {
+      read_along(element, part, first + r, slice.first, slice.count, 0, to + r * kLeftStride, buffer);
+    }
+    return {to, kLeftStride, kTileRows * kLeftStride};
+  }
+
+  void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {
+    const auto& part = reader.part(slice.part);
+    const int64_t depth = elements(element, slice.count), width = round_up(depth, kLanes);
+    alignas(64) float rows[kLanes * kLeftStride];
+    alignas(64) float square[kLanes * kLanes];
+    for (int64_t column = 0; column < columns; column += kLanes) {
+      for (int64_t r = 0; r < kLanes; ++r) {
+        float* row = rows + r * kLeftStride;
+        if (column + r < columns) {
+          read_along(element, part, first + column + r, slice.first, slice.count, width, row, buffer);
+        } else {
+          for (int64_t i = 0; i < width; ++i) row[i] = 0.0f;
+        }
+      }
+      float* panel = to + column / kPanel * depth * kPanel + column % kPanel;
+      int64_t k = 0;
+      for (; k + kLanes <= depth; k += kLanes) transpose_square(rows + k, kLeftStride, panel + k * kPanel, kPanel);
+      if (k == depth) continue;
+      transpose_square(rows + k, kLeftStride, square, kLanes);
+      for (int64_t i = k; i < depth; ++i) store(panel + i * kPanel, load(square + (i - k) * kLanes));
+    }
+  }
+};
+
+/// The product sums over the rows: numbers [slice.first, slice.first + count) are rows.
+template <class Reader>
+struct Across {
+  static constexpr Layout kLeft = Layout::kTransposed;
+  Reader reader;
+
+  LeftTiles stage(Element element, const Slice& slice, int64_t first, int64_t rows, float* to, float* buffer) const {
+    const auto& part = reader.part(slice.part);
+    const int64_t depth = elements(element, slice.count), each = numbers_in(element), end = slice.first + slice.count;
+    const int64_t whole = rows / kTileRows * kTileRows;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float* from = read_across(element, part, slice.first + k * each, end, first, rows, buffer);
+      float* tile = to + k * kTileRows;
+      for (int64_t m = 0; m < whole; m += kTileRows, tile += depth * kTileRows) {
+        memcpy(tile, from + m, kTileRows * sizeof(float));
+      }
+      memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
+    }
+    return {to, kTileRows, depth * kTileRows};
+  }
+
+  void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {
+    const auto& part = reader.part(slice.part);
+    const int64_t depth = elements(element, slice.count), each = numbers_in(element), end = slice.first + slice.count;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float* from = read_across(element, part, slice.first + k * each, end, first, columns, buffer);
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        store(to + (c / kPanel * depth + k) * kPanel + c % kPanel, load(from + c));
+      }
+    }
+  }
+};
+
+MMK_NAMESPACE_END
