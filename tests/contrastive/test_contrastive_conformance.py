@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from tests.backends import CPU, EVERY, Run, dtypes, runs
+from tests.backends import CPU, EVERY, Run, default_runs, dtypes, runs
 from tests.contrastive.naive import KINDS, POSITIVES, Case
 from tests.contrastive.rule import Expectation
 from tests.layouts import LAYOUTS
@@ -43,7 +43,7 @@ LENGTHS = (1, 2, 7, 31, 33, 255, 257, 300, 513)
 DIMS = (1, 2, 3, 17, 64, 513)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("rows", LENGTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_length(kind: str, rows: int, run: Run) -> None:
@@ -55,7 +55,7 @@ def test_length(kind: str, rows: int, run: Run) -> None:
     check(Case(1, rows, 17, kind, "index", reduction="sum"), dtype, run)
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,7 +64,7 @@ def test_dim(kind: str, dim: int, dtype: torch.dtype, run: Run) -> None:
     check(Case(9, 70, dim, kind, "several", 0.1), dtype, run)
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0, -14.3])
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +74,7 @@ def test_scale(kind: str, scale: float, dtype: torch.dtype, run: Run) -> None:
         check(Case(40, 23, 33, kind, "several", 0.1, scale=scale, bias=bias), dtype, run)
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("length", [1e-3, 3.0, 10.0])
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +84,7 @@ def test_lengths_of_embeddings(length: float, kind: str, dtype: torch.dtype, run
     check(Case(40, 23, 33, kind, "index", reduction="sum", length=length), dtype, run)
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,7 @@ def test_layout_of_embeddings(kind: str, layout: str, dtype: torch.dtype, run: R
     check(Case(35, 40, 18, kind, "several", layouts=(layout, layout)), dtype, run)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("layout", ["transposed", "strided", "expanded"])
 @pytest.mark.parametrize("positives", ["index", "several"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +102,7 @@ def test_layout_of_targets(kind: str, positives: str, layout: str, run: Run) -> 
     check(Case(35, 40, 18, kind, positives, targets_layout=layout), torch.float32, run)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scale_and_bias_of_another_dtype(kind: str, dtype: torch.dtype, run: Run) -> None:

@@ -8,7 +8,7 @@ import torch
 import mmkernels as mmk
 from mmkernels.backend import BackendNotAvailable
 from mmkernels.ops.contrastive import op, reference
-from tests.backends import EVERY, runs
+from tests.backends import EVERY, default_runs, runs
 from tests.contrastive.naive import KINDS, embeddings, fused
 
 IMAGE, TEXT = torch.randn(4, 3), torch.randn(4, 3)
@@ -63,7 +63,7 @@ def test_wrong_argument(name, monkeypatch):
         mmk.contrastive_loss(**arguments)
 
 
-@runs(*EVERY)
+@default_runs()
 def test_the_call_that_the_wrong_ones_change_is_right(run):
     with run.active() as backend:
         assert mmk.contrastive_loss(IMAGE, TEXT, 10.0, backend=backend).shape == ()
@@ -94,7 +94,7 @@ def test_an_index_too_large(index, kind, run):
                 )
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_that_grew_too_large_before_the_backward(kind, run):
     """No kernel reads outside its tensors for it: it raises, or is no positive."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.backends import EVERY, Run, dtypes, runs
+from tests.backends import EVERY, Run, default_runs, dtypes, runs
 from tests.contrastive.naive import KINDS, Case, fused, gradients, naive
 from tests.contrastive.rule import Expectation
 from tests.tolerance import same_bits
@@ -13,7 +13,7 @@ from tests.tolerance import same_bits
 every_run = runs(*EVERY)
 
 
-@every_run
+@default_runs()
 def test_confident_pairs_keep_their_small_loss(run: Run) -> None:
     """Logits of 100 and a loss of 1e-5: rounded to the size of the logit it would be noise, 8e-6."""
     image, text = torch.eye(4), torch.eye(4)
@@ -45,7 +45,7 @@ def test_confident_pairs_of_any_dtype(dtype: torch.dtype, run: Run) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=0)
 
 
-@every_run
+@default_runs()
 def test_rows_of_very_different_size(run: Run) -> None:
     """Logits near +300 in one row and -300 in the next, columns alike: each has a maximum of its own."""
     image, text = torch.randn(6, 4), torch.randn(6, 4)
@@ -63,7 +63,7 @@ def test_rows_of_very_different_size(run: Run) -> None:
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hopeless_pair_is_finite(kind: str, dtype: torch.dtype, run: Run) -> None:
@@ -100,7 +100,7 @@ def test_where_a_nan_arrives(kind: str, side: int, dtype: torch.dtype, run: Run)
                 assert torch.equal(tensor.isnan(), expected.reference[name].isnan()), name
 
 
-@every_run
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_an_infinity_is_never_a_plausible_loss(kind: str, value: float, dtype: t
         assert not expected.all() and torch.equal(found, expected)
 
 
-@every_run
+@default_runs()
 @dtypes()
 def test_a_nan_keeps_to_its_row_of_the_sigmoid_loss(dtype: torch.dtype, run: Run) -> None:
     """The others' losses and image gradients do not depend on it, bit for bit."""
@@ -137,7 +137,7 @@ def test_a_nan_keeps_to_its_row_of_the_sigmoid_loss(dtype: torch.dtype, run: Run
     assert hit["text"].isnan().all() and hit["scale"].isnan()
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("which", ["scale", "bias", "grad"])
 def test_a_nan_among_the_numbers(which: str, run: Run) -> None:
     case = Case(70, 70, 9, "sigmoid")
@@ -151,7 +151,7 @@ def test_a_nan_among_the_numbers(which: str, run: Run) -> None:
         assert tensor.isnan().all() == (name != "loss" or which != "grad"), name
 
 
-@every_run
+@default_runs()
 @dtypes()
 def test_long_sums_of_one_sign(dtype: torch.dtype, run: Run) -> None:
     """Negatives only, 1 to 3000: every row's loss, and the gradients of scale and bias, sum terms of one sign."""
@@ -165,7 +165,7 @@ def test_long_sums_of_one_sign(dtype: torch.dtype, run: Run) -> None:
         Expectation(other, [operands[1], operands[0], *operands[2:]]).check(backend)
 
 
-@every_run
+@default_runs()
 def test_many_features(run: Run) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for kind in KINDS:

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mmkernels as mmk
 from mmkernels.backend import BackendNotAvailable
-from tests.backends import DEFAULT, EVERY, runs
+from tests.backends import DEFAULT, default_runs, runs
 from tests.contrastive.naive import embeddings, fused, naive, targets_of
 
 OPS = torch.ops.mmkernels
@@ -83,7 +83,7 @@ def test_opcheck(name, run):
         assert set(report.values()) == {"SUCCESS"}
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("name", SETTINGS)
 def test_fake_agrees_with_real(name, run):
     """Shapes, dtypes and strides of every output of both ops."""
@@ -101,7 +101,7 @@ def test_fake_agrees_with_real(name, run):
         assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("name", SETTINGS)
 def test_double_backward(name, run):
     """A gradient penalty on top of the backend's forward: second derivatives come from the reference."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import mmkernels as mmk
 from mmkernels.ops.contrastive import reference
-from tests.backends import EVERY, runs
+from tests.backends import EVERY, default_runs, runs
 from tests.contrastive.naive import KINDS, embeddings, fused, gradients, naive, target_matrix, targets_of
 
 every_run = runs(*EVERY)
@@ -41,7 +41,7 @@ def test_fp64_equals_plain_torch(kind, smoothing, reduction, positives, shape, m
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@every_run
+@default_runs()
 def test_pairs_are_cross_entropy(run):
     """The softmax kind is F.cross_entropy in both directions, smoothing included."""
     image, text, scale, _ = embeddings(6, 6, 4, torch.float32)
@@ -55,7 +55,7 @@ def test_pairs_are_cross_entropy(run):
             torch.testing.assert_close(found, expected)
 
 
-@every_run
+@default_runs()
 def test_siglip_as_published(run):
     """-sum log sigmoid(z (t x + b)) / n, z = 2 I - 1."""
     image, text, scale, bias = embeddings(6, 6, 4, torch.float32)
@@ -66,7 +66,7 @@ def test_siglip_as_published(run):
     torch.testing.assert_close(found, expected)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("positives", ["pairs", "index", "several"])
 def test_ways_to_name_positives_agree(kind, positives, run):
@@ -84,7 +84,7 @@ def test_ways_to_name_positives_agree(kind, positives, run):
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
 
 
-@every_run
+@default_runs()
 def test_rows_and_columns_without_positives(run):
     operands = embeddings(4, 4, 3, torch.float32)
     targets = torch.zeros(4, 4, dtype=torch.bool)
@@ -102,7 +102,7 @@ def test_rows_and_columns_without_positives(run):
     assert (negatives > 0).all()
 
 
-@every_run
+@default_runs()
 def test_any_negative_index_is_nobody(run):
     operands = embeddings(40, 40, 8, torch.float32)
     targets = torch.arange(40)
@@ -115,7 +115,7 @@ def test_any_negative_index_is_nobody(run):
     assert (losses[0] == 0).equal(torch.arange(40) % 3 == 0)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_for_scale_and_bias(kind, run):
     image, text, scale, bias = embeddings(5, 5, 4, torch.float32)
@@ -147,7 +147,7 @@ def test_no_pairs(kind, shape, run):
     assert reference.contrastive_loss(*operands, targets, kind, 0.1, "mean") == 0
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_features(kind, run):
     """All logits are 0, or the bias."""
@@ -157,7 +157,7 @@ def test_no_features(kind, run):
     torch.testing.assert_close(found, naive(*operands, None, kind))
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_some_operands(kind, run):
     """Whatever set of gradients is wanted, each is the one that all together give."""
@@ -174,7 +174,7 @@ def test_gradients_of_some_operands(kind, run):
             torch.testing.assert_close(torch.autograd.grad(loss, wanted)[0], expected, rtol=1e-6, atol=1e-7)
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_tensor_on_both_sides(kind, run):
     x, scale = torch.randn(9, 4, requires_grad=True), torch.tensor(0.7)

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from tests.backends import CPU, EVERY, NATIVE, REFERENCE, Run, dtypes, runs
+from tests.backends import CPU, EVERY, NATIVE, REFERENCE, Run, default_runs, dtypes, runs
 from tests.fusion.naive import ACTIVATIONS, CASES, Case
 from tests.fusion.rule import Expectation
 
@@ -37,7 +37,7 @@ WIDTHS = (0, 1, 2, 3, 15, 16, 17, 31, 33, 255, 257, 513)
 OUTS = (1, 15, 16, 17, 33, 300)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows(rows: int, run: Run) -> None:
     """Sizes around the edges of tiles, in dtypes that take turns."""
@@ -46,7 +46,7 @@ def test_rows(rows: int, run: Run) -> None:
     check(Case(((rows, 17),), 5), torch.float32, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("width", WIDTHS)
 def test_width(width: int, run: Run) -> None:
     for dtype in (torch.float32, torch.bfloat16):
@@ -54,14 +54,14 @@ def test_width(width: int, run: Run) -> None:
         check(Case(((2, 9, width), (2, 1, 3), (2, 9, 2)), 17, norm="layer", gate=(17,)), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("out", OUTS)
 def test_out(out: int, run: Run) -> None:
     for dtype in (torch.float32, torch.float16):
         check(Case(((7, 31), (7, 2)), out, norm="rms", activation="gelu_tanh", residual=(7, out)), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_number_of_sources(count: int, dtype: torch.dtype, run: Run) -> None:
@@ -71,7 +71,7 @@ def test_number_of_sources(count: int, dtype: torch.dtype, run: Run) -> None:
     check(Case(tuple((19, width) for width in widths), 16, activation="sigmoid", gate=(19, 1)), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("norm", [None, "layer", "rms"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -87,7 +87,7 @@ EPILOGUES = [
 ]
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize(("gate", "residual"), EPILOGUES)
 def test_epilogue(gate: tuple[int, ...] | None, residual: tuple[int, ...] | None, run: Run) -> None:
     """Every way in which gate and residual can broadcast, in the operands' dtype and in fp32."""
@@ -98,7 +98,7 @@ def test_epilogue(gate: tuple[int, ...] | None, residual: tuple[int, ...] | None
             check(Case(**{**vars(case), "wide": True}), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes(torch.bfloat16, torch.float16)
 @pytest.mark.parametrize("name", ["layer broadcast", "rms broadcast", "scalar gate", "vectors", "gelu_tanh"])
 def test_wide_parameters(name: str, dtype: torch.dtype, run: Run) -> None:
@@ -122,7 +122,7 @@ BROADCASTS = {
 }
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("norm", [None, "layer", "rms"])
 @pytest.mark.parametrize("name", BROADCASTS)
 def test_broadcast_sources(name: str, norm: str | None, run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.backends import EVERY, runs
+from tests.backends import default_runs
 from tests.fusion.calls import FULL, PLAIN, RMS, as_function, raw_arguments
 from tests.fusion.naive import CASES, fused, gradients, naive
 
@@ -32,7 +32,7 @@ def test_raw_op_gradcheck():
     assert torch.autograd.gradgradcheck(function, tensors)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("name", ["layer broadcast", "rms", "scalar gate"])
 def test_backward_multiplies_again_where_nothing_was_saved(name, run):
     case = CASES[name]
@@ -47,7 +47,7 @@ def test_backward_multiplies_again_where_nothing_was_saved(name, run):
         torch.testing.assert_close(grads[0][key], grads[1][key])
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("case", [FULL, RMS, PLAIN], ids=["full", "rms", "plain"])
 def test_double_backward(case, run):
     """A gradient penalty on top of the backend's forward: second derivatives come from the reference."""

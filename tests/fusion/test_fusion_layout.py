@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmkernels as mmk
-from tests.backends import EVERY, Run, dtypes, runs
+from tests.backends import EVERY, Run, default_runs, dtypes, runs
 from tests.fusion.naive import Case, fused, gradients, naive
 from tests.fusion.rule import Expectation
 from tests.layouts import LAYOUTS, laid_out
@@ -23,7 +23,7 @@ def check(case: Case, dtype: torch.dtype, run: Run, grad_layout: str | None = No
         Expectation(case, case.operands(dtype), grad, run.rounds_weights(dtype)).check(backend)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sources(layout: str, dtype: torch.dtype, run: Run) -> None:
@@ -40,7 +40,7 @@ def test_everything_else(layout: str, dtype: torch.dtype, run: Run) -> None:
     check(case, dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_output_gradient(layout: str, run: Run) -> None:
     """Also the stride of 0 that `out.sum().backward()` brings."""
@@ -49,7 +49,7 @@ def test_output_gradient(layout: str, run: Run) -> None:
         check(Case(SHAPES, 17), dtype, run, layout)
 
 
-@runs(*EVERY)
+@default_runs()
 def test_slices_of_one_projection(run: Run) -> None:
     """Two sources and the residual are views of one tensor, whose gradient collects theirs."""
     wide = torch.randn(2, 7, 3, 8, requires_grad=True)
@@ -68,7 +68,7 @@ def test_slices_of_one_projection(run: Run) -> None:
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
 
 
-@runs(*EVERY)
+@default_runs()
 def test_results_are_dense_and_share_no_memory(run: Run) -> None:
     case = Case(SHAPES, 17, norm="layer", activation="gelu", layouts=("transposed", "odd slice"), residual=(3, 9, 17))
     operands = case.operands(torch.float32)
@@ -84,7 +84,7 @@ def test_results_are_dense_and_share_no_memory(run: Run) -> None:
         assert torch.equal(tensor, before[name]), f"{name} was written to"
 
 
-@runs(*EVERY)
+@default_runs()
 def test_gaps_between_rows_are_not_written(run: Run) -> None:
     """A source that lies in a larger tensor of NaN, and one whose rows overlap."""
     room = torch.full((9, 40), torch.nan)

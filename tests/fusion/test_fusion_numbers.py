@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.backends import EVERY, Run, dtypes, runs
+from tests.backends import EVERY, Run, default_runs, dtypes, runs
 from tests.fusion.naive import ACTIVATIONS, Case, fused, gradients, naive
 from tests.fusion.rule import Expectation
 from tests.tolerance import same_bits
@@ -39,7 +39,7 @@ def test_mean_far_above_deviation(shapes: tuple[tuple[int, ...], ...], norm: str
         assert (ours[key] - expected[key]).abs().max() <= bound, key
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes(torch.bfloat16, torch.float16)
 def test_mean_far_above_deviation_in_16_bits(dtype: torch.dtype, run: Run) -> None:
     """Features of 1000 and one step of the dtype above or below: a centred feature is exact, so the result is."""
@@ -56,7 +56,7 @@ def test_mean_far_above_deviation_in_16_bits(dtype: torch.dtype, run: Run) -> No
         assert (found - expected).abs().max() <= 2 * torch.finfo(dtype).eps * expected.abs().max()
 
 
-@runs(*EVERY)
+@default_runs()
 def test_sources_of_very_different_mean(run: Run) -> None:
     """One modality around +1000, another around -1000: the joint deviation is large, the shared one is multiplied at
     its own mean."""
@@ -72,7 +72,7 @@ def test_sources_of_very_different_mean(run: Run) -> None:
     assert (found - reference).abs().max() <= bound
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("size", [1e-3, 4.0, 30.0])
@@ -81,7 +81,7 @@ def test_saturated_and_linear_activations(size: float, activation: str | None, d
     check(Case(((19, 17), (19, 1)), 17, activation=activation, gate=(17,), size=size), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @pytest.mark.parametrize(("dtype", "size"), [
     (torch.float32, 1e8), (torch.bfloat16, 1e8), (torch.float32, 1e-8), (torch.bfloat16, 1e-8), (torch.float16, 1e-3),
 ])  # fmt: skip
@@ -92,7 +92,7 @@ def test_huge_and_tiny_features(dtype: torch.dtype, size: float, run: Run) -> No
         check(Case(((9, 17), (1, 16)), 17, norm=norm, size=size, activation="tanh", wide=True), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 def test_features_without_deviation(dtype: torch.dtype, run: Run) -> None:
     """A row of equal features is normalised to 0, and one of zeros too: eps stands alone under the root."""
@@ -143,7 +143,7 @@ def test_a_row_is_reached_by_its_own_features_only(name: str, value: float, dtyp
             assert hit["out"][place[0]].isnan().all() and hit["weight"][:, place[1]].isnan().all()
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_shared_source_reaches_all_its_rows(value: float, dtype: torch.dtype, run: Run) -> None:
@@ -157,7 +157,7 @@ def test_a_shared_source_reaches_all_its_rows(value: float, dtype: torch.dtype, 
     same_bits("out", hit[[0, 2]], clean[[0, 2]])
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("where", ["weight", "bias", "gate", "residual", "grad"])
 def test_where_a_nan_belongs(where: str, dtype: torch.dtype, run: Run) -> None:
@@ -188,7 +188,7 @@ def test_many_rows(dtype: torch.dtype, run: Run) -> None:
         Expectation(case, operands, grad, run.rounds_weights(dtype)).check(backend)
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("norm", [None, "layer"])
 def test_many_features(norm: str | None, dtype: torch.dtype, run: Run) -> None:
@@ -196,7 +196,7 @@ def test_many_features(norm: str | None, dtype: torch.dtype, run: Run) -> None:
     check(Case(((2, 5, 4096), (2, 1, 1000)), 17, norm=norm, offset=1.0), dtype, run)
 
 
-@runs(*EVERY)
+@default_runs()
 def test_many_outputs(run: Run) -> None:
     """dx sums 4096 of them."""
     check(Case(((5, 17), (1, 3)), 4096, norm="layer", activation="silu"), torch.float32, run)

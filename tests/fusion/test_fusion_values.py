@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import mmkernels as mmk
-from tests.backends import EVERY, runs
+from tests.backends import EVERY, default_runs, runs
 from tests.fusion.naive import ACTIVATIONS, CASES, EPS, Case, fused, gradients, naive
 
 every_run = runs(*EVERY)
@@ -34,7 +34,7 @@ def test_every_activation_and_norm(activation, norm):
     equal_in_fp64(Case(((2, 3, 5), (2, 1, 4)), norm=norm, activation=activation, gate=(6,), residual=(2, 3, 6)))
 
 
-@every_run
+@default_runs()
 def test_torch_norm_modules(run):
     x, y, weight = torch.randn(4, 5), torch.randn(4, 3), torch.randn(6, 8)
     layer = torch.nn.LayerNorm(8)
@@ -54,7 +54,7 @@ def rms_of_small_numbers(dtype, backend):
     torch.testing.assert_close(found, F.rms_norm(x, (4,)))
 
 
-@every_run
+@default_runs()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rms_eps_none_is_torchs(dtype, run):
     with run.active() as backend:
@@ -65,7 +65,7 @@ def test_rms_eps_none_is_torchs_in_fp64():
     rms_of_small_numbers(torch.float64, None)
 
 
-@every_run
+@default_runs()
 def test_number_as_gate(run):
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     with run.active() as backend:
@@ -90,7 +90,7 @@ def test_no_rows(norm, shapes, run):
         assert found[name].shape == tensor.shape and not found[name].any(), name
 
 
-@every_run
+@default_runs()
 def test_no_features_leave_the_bias(run):
     bias = torch.randn(6, requires_grad=True)
     weight = torch.empty(6, 0, requires_grad=True)
@@ -103,7 +103,7 @@ def test_no_features_leave_the_bias(run):
     assert weight.grad.shape == (6, 0)
 
 
-@every_run
+@default_runs()
 def test_no_outputs(run):
     x = torch.randn(2, 3, requires_grad=True)
     weight = torch.empty(0, 3, requires_grad=True)
@@ -114,7 +114,7 @@ def test_no_outputs(run):
     assert x.grad.shape == (2, 3) and not x.grad.any() and weight.grad.shape == (0, 3)
 
 
-@every_run
+@default_runs()
 def test_gradients_of_some_operands(run):
     """Whatever set of gradients is wanted, each is the one that all together give."""
     case = Case(((5, 17), (1, 6)), 19, norm="layer", activation="gelu", gate=(19,), residual=(5, 19))
@@ -131,7 +131,7 @@ def test_gradients_of_some_operands(run):
             torch.testing.assert_close(found, everything[chosen], rtol=1e-6, atol=1e-6)
 
 
-@every_run
+@default_runs()
 def test_one_tensor_in_two_places_has_both_gradients(run):
     x, weight = torch.randn(3, 4, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     with run.active() as backend:
@@ -154,7 +154,7 @@ def test_one_tensor_in_two_places():
             torch.testing.assert_close(ours, theirs)
 
 
-@every_run
+@default_runs()
 def test_same_as_functional_layer_norm_eps(run):
     """The eps is inside the root, and it is the one given."""
     x = torch.full((1, 4), 2.0)

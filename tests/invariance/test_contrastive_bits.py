@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.backends import EVERY, NATIVE, Run, dtypes, runs
+from tests.backends import NATIVE, Run, default_runs, dtypes, runs
 from tests.contrastive.naive import KINDS, Case, fused, gradients
 from tests.contrastive.rule import NAMES
 from tests.layouts import laid_out
@@ -41,7 +41,7 @@ def results(case: Case, operands: list, run: Run) -> dict[str, torch.Tensor]:
         return {"loss": loss.detach()} | dict(zip(NAMES, gradients(loss, operands, grad), strict=True))
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.backends import EVERY, NATIVE, Run, dtypes, runs
+from tests.backends import NATIVE, Run, default_runs, dtypes, runs
 from tests.fusion.naive import Case, Operands, fused, gradients
 from tests.layouts import laid_out
 from tests.tolerance import same_bits
@@ -35,7 +35,7 @@ def results(case: Case, operands: Operands, run: Run) -> dict[str, torch.Tensor]
         return {"out": out.detach(), **gradients(out, operands, grad)}
 
 
-@runs(*EVERY)
+@default_runs()
 @dtypes()
 @pytest.mark.parametrize("name", FORMS)
 def test_run_to_run(name: str, dtype: torch.dtype, run: Run) -> None:
