@@ -32,8 +32,8 @@ class Problem(NamedTuple):
     """Shapes of the main operands, in the order of the op's arguments."""
     features: frozenset[str] = frozenset()
     """What the call uses beyond its operands: ``"varlen"``, ``"dropout"``, ``"dense bias"``, ..."""
-    bias_dtypes: frozenset[torch.dtype] = frozenset()
-    """Dtypes of a bias, which need not be that of the operands."""
+    other_dtypes: frozenset[torch.dtype] = frozenset()
+    """Dtypes of bias, norm, gate and the like, which need not be that of the operands."""
 
 
 class BackendNotAvailable(ValueError):

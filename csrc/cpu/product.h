@@ -81,6 +81,10 @@ inline void product_block(Element element, const Depth& depth, const Left& left,
   if (first) memset(c, 0, static_cast<size_t>(rows * round_up(columns, kPanel)) * sizeof(float));
 }
 
+/// A multiple of both: where a block of rows may end, so that a sink sees whole groups of kPanel rows.
+constexpr int64_t kRowGrain = kPanel % kTileRows ? 3 * kPanel : kPanel;
+static_assert(kRowGrain % kTileRows == 0 && kRowGrain % kPanel == 0 && kMaxBlockRows % kRowGrain == 0);
+
 /// How a product is cut into blocks, and whether its operands change sides. Bits do not depend on it.
 struct Plan {
   bool swapped = false;
@@ -108,7 +112,7 @@ inline Plan plan_product(int64_t rows, int64_t columns, int64_t depth, int64_t t
     // The more parts, the wider the steps: on many threads there are many candidates
     for (int64_t i = fewest_m; i <= fewest_m + 2 * threads; i += 1 + i / 4) {
       for (int64_t j = fewest_n; j <= fewest_n + 2 * threads; j += 1 + j / 4) {
-        const int64_t height = round_up(ceil_div(m, i), kTileRows), width = round_up(ceil_div(n, j), kPanel);
+        const int64_t height = round_up(ceil_div(m, i), kRowGrain), width = round_up(ceil_div(n, j), kPanel);
         const double time = block_time(m, n, depth, threads, smaller(height, m), smaller(width, n));
         if (least > 0.0 && time >= least) continue;
         least = time;

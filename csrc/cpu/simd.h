@@ -236,6 +236,8 @@ struct LaneOps<Float> {
   static Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
   static Float exponential(Float x) { return MMK_ISA::exponential(x); }
   static Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
+  static Float hyperbolic_tangent(Float x) { return MMK_ISA::hyperbolic_tangent(x); }
+  static Float where_less(Float a, Float b, Float yes, Float no) { return select(a < b, yes, no); }
   static Float zero_where_minus_infinity(Float x) {
     return select((Int)(x == MMK_ISA::splat(-INFINITY)), MMK_ISA::splat(0.0f), x);
   }

@@ -4,35 +4,14 @@
 // checked here because only the CPU may read them for free.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <vector>
 
 #include "../core/attention_problem.h"
+#include "tensors.h"
 
 namespace mmkernels {
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-#define MMK_CHECK(condition, ...) STD_TORCH_CHECK(condition, "mmkernels: ", __VA_ARGS__)
-
-inline DType dtype_of(const Tensor& t, const char* name) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      MMK_CHECK(false, name, " must be float32, bfloat16 or float16 on the cpu backend");
-  }
-}
 
 /// Strides of `t` for an index space of `sizes`: 0 along the axes that broadcast.
 template <int n>

@@ -1,10 +1,7 @@
 // mmkernels_cpu::measure_fma, measure_bf16 and measure_read: one measurement each, for a benchmark to time.
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include "../cpu/kernels.h"
-#include "lower_attention.h"
+#include "tensors.h"
 #include "threads.h"
 
 namespace mmkernels {

@@ -232,7 +232,7 @@ WRONG = {
     "no context": (lambda: nn.CrossAttention(8, []), "context_dim must be an int or at least one"),
     "ffn_dim": (lambda: nn.GatedCrossAttention(8, heads=2, ffn_dim=-1), "ffn_dim must be at least 0, got -1"),
     "no streams": (lambda: nn.JointAttention([]), "dims must hold the width of at least one stream"),
-    "no inputs": (lambda: nn.ConcatFusion([], 4), "in_features must hold the width of at least one"),
+    "no inputs": (lambda: nn.ConcatFusion([], 4), "in_features must hold the width of at least 1 input"),
     "norm": (lambda: nn.ConcatFusion([4], 4, norm="batch"), "norm must be None or one of .*'batch'"),
     "gate": (lambda: nn.ConcatFusion([4], 4, gate="tensor"), "gate must be None or one of .*'tensor'"),
     "activation": (lambda: nn.ConcatFusion([4], 4, activation="swish"), "activation must be None or one of .*'swish'"),

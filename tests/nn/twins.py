@@ -16,7 +16,7 @@ def randomize(module: nn.Module) -> nn.Module:
 
 
 def heads(x: Tensor, count: int) -> Tensor:
-    return x.reshape(*x.shape[:2], count, -1).transpose(1, 2).contiguous()
+    return x.unflatten(-1, (count, -1)).transpose(1, 2).contiguous()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -67,20 +67,79 @@ def joint(module: nn.Module, streams: list[Tensor], **mask: Tensor) -> list[Tens
     return [out(x) for out, x in zip(module.out, outs, strict=True)]
 
 
-def fusion(module: nn.Module, inputs: list[Tensor], residual: Tensor | None, activation: object) -> Tensor:
-    parts = [p(x) for p, x in zip(module.projections, inputs, strict=True)]
-    rows = torch.broadcast_shapes(*(x.shape[:-1] for x in parts))
-    x = torch.cat([x.expand(*rows, -1) for x in parts], -1)
+def cat(inputs: list[Tensor]) -> Tensor:
+    rows = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    return torch.cat([x.expand(*rows, -1) for x in inputs], -1)
+
+
+def fusion(
+    module: nn.Module, inputs: list[Tensor], residual: Tensor | None, activation: object, gate: object = None
+) -> Tensor:
+    x = cat([p(x) for p, x in zip(module.projections, inputs, strict=True)])
     y = activation(F.linear(x if module.norm is None else module.norm(x), module.weight, module.bias))
-    y = y if module.gate is None else module.gate * y
+    gate = module.gate if gate is None else gate
+    y = y if gate is None else gate * y
     return y if residual is None else residual + y
 
 
+def linear(module: nn.Module, x: Tensor) -> Tensor:
+    return F.linear(x, module.weight, module.bias)
+
+
+def gated_unit(module: nn.Module, inputs: list[Tensor]) -> Tensor:
+    h = [torch.tanh(linear(hidden, x)) for hidden, x in zip(module.hidden, inputs, strict=True)]
+    z = [torch.sigmoid(linear(gate, cat(inputs))) for gate in module.gates]
+    if len(h) == 2:
+        return z[0] * h[0] + (1 - z[0]) * h[1]
+    return sum(gate * features for gate, features in zip(z, h, strict=True))
+
+
+def parallel(module: nn.Module, attention: Tensor, mlp: Tensor, activation: object, gate: object, residual: object):
+    return residual + gate * linear(module.proj, cat([attention, activation(mlp)]))
+
+
+def low_rank(module: nn.Module, inputs: list[Tensor], activation: object) -> Tensor:
+    product = 1
+    for factor, x in zip(module.factors, inputs, strict=True):
+        product = product * activation(linear(factor, x))
+    return module.out(product)
+
+
+def outer_product(module: nn.Module, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """LowRankBilinearFusion of three without activation as Zadeh et al. compute it: by the tensor of all products."""
+    x, y, z = (torch.cat([v, torch.ones(*v.shape[:-1], 1, dtype=v.dtype)], -1) for v in (x, y, z))
+    factors = [torch.cat([f.weight, f.bias[:, None]], 1) for f in module.factors]
+    weight = torch.einsum("or,ri,rj,rk->oijk", module.out.weight, *factors)
+    products = torch.einsum("bi,bj,bk->bijk", x, y, z)
+    return products.flatten(1) @ weight.flatten(1).t() + module.out.bias
+
+
+def bottleneck(module: nn.Module, streams: list[Tensor], lengths: list[Tensor | None]) -> tuple[Tensor, ...]:
+    batch = max((len(x) for x in streams), key=lambda size: size != 1)
+    streams, shared = [x.expand(batch, -1, -1) for x in streams], module.bottleneck.expand(batch, -1, -1)
+    for group in module.layers:
+        updated = []
+        for i, layer in enumerate(group):
+            x = torch.cat([streams[i], shared], 1)
+            visible = torch.ones(batch, 1, 1, x.shape[1], dtype=torch.bool)
+            if lengths[i] is not None:
+                visible[:, 0, 0, : streams[i].shape[1]] = torch.arange(streams[i].shape[1]) < lengths[i][:, None]
+            q, k, v = (heads(part, layer.heads) for part in layer.qkv(layer.norm(x)).chunk(3, -1))
+            x = x + layer.out(attend(q, k, v, visible))
+            first, _, second = layer.ffn
+            x = x + second(F.gelu(first(layer.ffn_norm(x))))
+            streams[i], own = x.split([streams[i].shape[1], shared.shape[1]], 1)
+            updated.append(own)
+        shared = torch.stack(updated).mean(0)
+    return (*streams, shared)
+
+
 def compare(module: nn.Module, ours: object, theirs: object, tensors: list[Tensor]) -> None:
-    """Outputs, and gradients of every parameter and input, in fp32 beside an equal amount of rounding."""
+    """Outputs, and gradients of every parameter and input, beside an equal amount of rounding in fp32 or fp64."""
     ours, theirs = ([y] if isinstance(y, Tensor) else list(y) for y in (ours, theirs))
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        small = 1e-9 if a.dtype == torch.float64 else 1
+        torch.testing.assert_close(a, b, rtol=1e-4 * small, atol=1e-5 * small)
     names = [name for name, _ in module.named_parameters()] + [f"input {i}" for i in range(len(tensors))]
     wanted = [*module.parameters(), *tensors]
     weights = [torch.randn_like(y) for y in ours]
@@ -97,4 +156,5 @@ def compare(module: nn.Module, ours: object, theirs: object, tensors: list[Tenso
         assert (a is None) == (b is None), name
         if a is not None:
             scale = float(b.abs().max()) if b.numel() else 0.0
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5 * max(scale, 1), msg=lambda m, n=name: f"{n}: {m}")
+            atol = 2e-5 * small * max(scale, 1)
+            torch.testing.assert_close(a, b, rtol=1e-3 * small, atol=atol, msg=lambda m, n=name: f"{n}: {m}")

@@ -165,6 +165,20 @@ class TestEdges:
         assert reference.differentiable_forward(*call, need_lse=False)[1] is None
 
 
+@pytest.mark.parametrize("batch", [0, 3])
+@pytest.mark.parametrize("shared", [0, 1])
+def test_segments_of_one_batch_entry_broadcast_to_any_batch(batch, shared):
+    """To an empty one too, which is smaller than 1."""
+    query = torch.randn(batch, 4, 5, 8, dtype=torch.float64)
+    segments = [torch.randn(1 if i == shared else batch, 2, 3 + i, 8, dtype=torch.float64) for i in range(2)]
+    whole = torch.cat([x.expand(batch, -1, -1, -1) for x in segments], 2)
+    expected = reference.forward(call_of(query, whole, whole))
+    call = Lowered(query, segments, segments, scale=8**-0.5)
+    for got in (reference.forward(call), reference.differentiable_forward(*call)):
+        for a, b in zip(got, expected):
+            torch.testing.assert_close(a, b, **CLOSE)
+
+
 def test_compiles_in_one_graph():
     query, key, value = qkv()
     call = call_of(query, key, value, visible=torch.rand(2, 1, 5, 7) > 0.4, dropout_p=0.3, seed=torch.tensor(5))

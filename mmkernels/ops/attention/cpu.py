@@ -34,7 +34,7 @@ def why_not(problem: Problem) -> list[str]:
         reasons.append(f"the tensors are on {problem.device}, not on the CPU")
     if problem.dtype not in DTYPES:
         reasons.append(f"it has no {problem.dtype} kernels")
-    reasons += [f"it reads no bias in {dtype}" for dtype in problem.bias_dtypes if dtype not in DTYPES]
+    reasons += [f"it reads no bias in {dtype}" for dtype in problem.other_dtypes if dtype not in DTYPES]
     dims = {shape[-1] for shape in problem.shapes}
     if dims and max(dims) > MAX_HEAD_DIM:
         reasons.append(f"head dimension {max(dims)} is above {MAX_HEAD_DIM}")

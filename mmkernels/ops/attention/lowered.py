@@ -83,5 +83,5 @@ def problem_of(call: Lowered, direction: str) -> Problem:
         features.append("segments")
     query = call.query
     shapes = (tuple(query.shape), *[tuple(x.shape) for x in call.keys], *[tuple(x.shape) for x in call.values])
-    bias_dtypes = frozenset([part.dtype for part in call.bias])
-    return Problem(f"attention_{direction}", query.device, query.dtype, shapes, frozenset(features), bias_dtypes)
+    other_dtypes = frozenset([part.dtype for part in call.bias])
+    return Problem(f"attention_{direction}", query.device, query.dtype, shapes, frozenset(features), other_dtypes)

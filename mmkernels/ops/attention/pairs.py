@@ -56,7 +56,7 @@ class Pairs:
         """The key or value segments as one tensor (B or 1, Hk, Lk, n) in the accumulation dtype."""
         if len(segments) == 1:
             return self.padded(segments[0]).to(self.dtype)
-        batch = max(segment.shape[0] for segment in segments)
+        batch = next((segment.shape[0] for segment in segments if segment.shape[0] != 1), 1)  # 1 broadcasts to 0 too
         return torch.cat([segment.to(self.dtype).expand(batch, -1, -1, -1) for segment in segments], dim=2)
 
     def bias(self) -> Tensor | None:

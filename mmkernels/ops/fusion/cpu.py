@@ -1,12 +1,139 @@
-"""The C++ backend of concat_fusion: this release has none."""
+"""The C++ backend of concat_fusion."""
 
 from __future__ import annotations
 
-from mmkernels.backend import Problem
+from collections.abc import Sequence
+from typing import Any
 
-UNAVAILABLE = ("this release has no C++ kernel for concat_fusion",)
+import torch
+from torch import Tensor
+
+from mmkernels import _native
+from mmkernels.backend import Problem
+from mmkernels.layout import empty_gradient, unit_last_stride
+from mmkernels.ops.fusion.activation import ACTIVATIONS
+from mmkernels.ops.fusion.reference import NORM_LAYER, NORM_NONE, output_dtype, rows_shape, saves_product
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_AXES = 16
+"""Leading axes of the output."""
+
+if _native.loaded:
+    _forward = torch.ops.mmkernels_cpu.concat_fusion_forward.default
+    _backward = torch.ops.mmkernels_cpu.concat_fusion_backward.default
+_ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 
 
 def why_not(problem: Problem) -> list[str]:
-    """Sentences that say why this backend cannot run the problem."""
-    return list(UNAVAILABLE)
+    """Sentences that say why the C++ kernels cannot run the problem; empty where they can."""
+    reasons = []
+    if _native.why_not_loaded is not None:
+        reasons.append(_native.why_not_loaded)
+    if problem.device.type != "cpu":
+        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
+    if problem.dtype not in DTYPES:
+        reasons.append(f"it has no {problem.dtype} kernels")
+    reasons += [f"it reads no parameter in {dtype}" for dtype in problem.other_dtypes if dtype not in DTYPES]
+    axes = max((len(shape) - 1 for shape in problem.shapes), default=0)
+    if axes > MAX_AXES:
+        reasons.append(f"{axes} leading axes are above {MAX_AXES}")
+    return reasons
+
+
+def forward(
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    norm_kind: int,
+    eps: float,
+    activation: str,
+    save: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, u, mean, rstd) as the reference's forward gives them."""
+    rows, empty = rows_shape(inputs), weight.new_empty(0)
+    shape = (*rows, weight.shape[0])
+    out = weight.new_empty(shape, dtype=output_dtype(weight.dtype, residual))
+    product = weight.new_empty(shape) if save and saves_product(norm_kind, activation, gate is not None) else None
+    mean = weight.new_empty((*rows, 1), dtype=torch.float32) if norm_kind == NORM_LAYER else None
+    rstd = weight.new_empty((*rows, 1), dtype=torch.float32) if norm_kind != NORM_NONE else None
+    _forward(
+        [unit_last_stride(x) for x in inputs], unit_last_stride(weight), _vector(bias), _vector(norm_weight),
+        _vector(norm_bias), _readable(gate), _readable(residual), norm_kind, eps, _ACTIVATION[activation], out, product,
+        mean, rstd,
+    )  # fmt: skip
+    # The outputs of an op may not share memory, nor be None.
+    return (
+        out,
+        empty if product is None else product,
+        empty.new_empty(0, dtype=torch.float32) if mean is None else mean,
+        empty.new_empty(0, dtype=torch.float32) if rstd is None else rstd,
+    )
+
+
+def backward(
+    grad_out: Tensor,
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    gate: Tensor | None,
+    norm_kind: int,
+    eps: float,
+    activation: str,
+    u: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    needs: Sequence[bool],
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of (inputs, weight, bias, norm_weight, norm_bias, gate), (0,) for what is not needed."""
+    saves = saves_product(norm_kind, activation, gate is not None)
+    if saves and u.shape != grad_out.shape:
+        u = forward(inputs, weight, bias, norm_weight, norm_bias, gate, None, norm_kind, eps, activation)[1]
+    needs_input, (needs_weight, *needed) = needs[:-5], needs[-5:]
+    empty = weight.new_empty(0)
+    grad_inputs = [
+        empty_gradient(x) if need else empty.clone() for x, need in zip(inputs, needs_input, strict=True)
+    ]  # fmt: skip
+    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
+    parameters = (bias, norm_weight, norm_bias, gate)
+    sums = [
+        None if p is None or not need else torch.empty(p.shape, dtype=torch.float32)
+        for p, need in zip(parameters, needed, strict=True)
+    ]
+    if grad_out.numel() == 0:  # nothing for the kernel to do, nor anyone to write the zeros
+        for grad in (*grad_inputs, grad_weight, *sums):
+            if grad is not None:
+                grad.zero_()
+        return _results(grad_inputs, grad_weight, sums, parameters, empty)
+    _backward(
+        _readable(grad_out), [unit_last_stride(x) for x in inputs], unit_last_stride(weight), _vector(bias),
+        _vector(norm_weight), _vector(norm_bias), _readable(gate), norm_kind, eps, _ACTIVATION[activation],
+        u.contiguous() if saves else None, mean.contiguous() if norm_kind == NORM_LAYER else None,
+        rstd.contiguous() if norm_kind != NORM_NONE else None, [int(need) for need in needs_input], grad_inputs,
+        grad_weight, *sums,
+    )  # fmt: skip
+    return _results(grad_inputs, grad_weight, sums, parameters, empty)
+
+
+def _results(
+    grad_inputs: list[Tensor],
+    grad_weight: Tensor | None,
+    sums: Sequence[Tensor | None],
+    parameters: Sequence[Tensor | None],
+    empty: Tensor,
+) -> Any:
+    rest = [empty.clone() if g is None or p is None else g.to(p.dtype) for g, p in zip(sums, parameters, strict=True)]
+    return grad_inputs, empty.clone() if grad_weight is None else grad_weight, *rest
+
+
+def _vector(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.to(torch.float32).contiguous()
+
+
+def _readable(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.dim() == 0 else unit_last_stride(tensor)

@@ -39,20 +39,23 @@ _forward_op = torch.ops.mmkernels.concat_fusion_forward.default
 _backward_op = torch.ops.mmkernels.concat_fusion_backward.default
 
 
-def _select(direction: str, inputs: Sequence[Tensor], weight: Tensor, backend: str | None) -> Any:
+def _select(
+    direction: str, inputs: Sequence[Tensor], weight: Tensor, parameters: Sequence[Tensor | None], backend: str | None
+) -> Any:
     shapes = tuple(tuple(x.shape) for x in (*inputs, weight))
-    problem = backends.Problem(f"concat_fusion_{direction}", weight.device, weight.dtype, shapes)
+    dtypes = frozenset(p.dtype for p in parameters if p is not None)
+    problem = backends.Problem(f"concat_fusion_{direction}", weight.device, weight.dtype, shapes, other_dtypes=dtypes)
     return backends.select(problem, backend)
 
 
 def forward(inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The chosen backend's forward, with the op's arguments."""
-    return _select("forward", inputs, weight, rest[-1]).forward(inputs, weight, *rest[:-1])
+    return _select("forward", inputs, weight, rest[:5], rest[-1]).forward(inputs, weight, *rest[:-1])
 
 
 def backward(grad_out: Tensor, inputs: Sequence[Tensor], weight: Tensor, *rest: Any) -> Any:
     """The chosen backend's backward, with the op's arguments."""
-    return _select("backward", inputs, weight, rest[-1]).backward(grad_out, inputs, weight, *rest[:-1])
+    return _select("backward", inputs, weight, rest[:4], rest[-1]).backward(grad_out, inputs, weight, *rest[:-1])
 
 
 _library.impl("concat_fusion_forward", forward, "CompositeExplicitAutograd")
