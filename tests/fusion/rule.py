@@ -28,6 +28,7 @@ class Expectation:
     def __init__(self, case: Case, operands: Operands, grad: Tensor | None = None, rounded: bool = False) -> None:
         self.case, self.operands = case, operands
         self.dtype = operands.inputs[0].dtype
+        self.rounds_features = rounded and case.norm is not None
         wide = operands.to(torch.float64)
         out = naive(case, wide)
         residual = operands.rest["residual"]
@@ -62,8 +63,9 @@ class Expectation:
             if tensor.dtype != dtypes[name]:
                 faults.append(f"{name} has dtype {tensor.dtype}, expected {dtypes[name]}")
                 continue
-            # The gradient of an fp32 parameter inherits the rounding of the saved product; an fp32 output has none.
-            inherits = name not in ("out", "residual") and self.dtype != torch.float32
+            # The gradient of an fp32 parameter inherits the rounding of the saved product; an fp32 output has none but
+            # that of the normalised features.
+            inherits = self.dtype != torch.float32 and (name not in ("out", "residual") or self.rounds_features)
             bound = tolerance(
                 tensor.dtype, self.reference[name], self.naive[name].to(tensor.dtype), self.terms[name],
                 self.inner[name], self.dtype if inherits else None,
