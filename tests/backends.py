@@ -59,6 +59,12 @@ def runs(*which: Run) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("run", which, ids=lambda run: run.name)
 
 
+def default_runs() -> pytest.MarkDecorator:
+    """Parametrise over `run`: the default ones; the other instruction sets in the slow part of the suite."""
+    others = [pytest.param(run, marks=pytest.mark.slow) for run in NATIVE[1:]]
+    return pytest.mark.parametrize("run", [*DEFAULT, *others], ids=lambda run: run.name)
+
+
 def dtypes(*which: torch.dtype) -> pytest.MarkDecorator:
     """Parametrise over `dtype`, all of the kernels' by default."""
     return pytest.mark.parametrize("dtype", which or DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

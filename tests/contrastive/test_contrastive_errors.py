@@ -6,6 +6,10 @@ import pytest
 import torch
 
 import mmkernels as mmk
+from mmkernels.backend import BackendNotAvailable
+from mmkernels.ops.contrastive import op, reference
+from tests.backends import EVERY, default_runs, runs
+from tests.contrastive.naive import KINDS, embeddings, fused
 
 IMAGE, TEXT = torch.randn(4, 3), torch.randn(4, 3)
 
@@ -39,22 +43,79 @@ WRONG = {
     "index targets' shape": ({"targets": torch.arange(3)}, ValueError, r"targets has shape \(3,\), expected \(4,\)"),
     "bool targets' shape": ({"targets": torch.ones(4) > 0}, ValueError, r"targets has shape \(4,\), expected \(4, 4\)"),
     "targets' device": ({"targets": torch.arange(4, device="meta")}, ValueError, "targets is on meta"),
-    "index too large": ({"targets": torch.tensor([0, 1, 2, 4])}, ValueError, "targets holds the index 4, expected at"),
     "unknown backend": ({"backend": "gpu"}, ValueError, "backend must be None or one of .*got 'gpu'"),
     "backend without kernel": ({"backend": "cuda"}, ValueError, "backend='cuda' cannot run contrastive_loss_forward"),
 }
 
 
+def _run(*arguments):
+    raise AssertionError("an op ran")
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_argument(name):
+def test_wrong_argument(name, monkeypatch):
     changes, error, message = WRONG[name]
+    if name != "backend without kernel":  # that is for the dispatcher to say
+        monkeypatch.setattr(op, "forward", _run)
+    monkeypatch.setattr(reference, "forward", _run)
     arguments = {"image": IMAGE, "text": TEXT, "logit_scale": 10.0, **changes}
     with pytest.raises(error, match=message):
         mmk.contrastive_loss(**arguments)
 
 
-def test_the_call_that_the_wrong_ones_change_is_right():
-    assert mmk.contrastive_loss(IMAGE, TEXT, 10.0).shape == ()
+@default_runs()
+def test_the_call_that_the_wrong_ones_change_is_right(run):
+    with run.active() as backend:
+        assert mmk.contrastive_loss(IMAGE, TEXT, 10.0, backend=backend).shape == ()
+
+
+def test_a_right_call_runs_the_op_that_wrong_ones_must_not(monkeypatch):
+    monkeypatch.setattr(op, "forward", _run)
+    with pytest.raises(AssertionError, match="an op ran"):
+        mmk.contrastive_loss(IMAGE, TEXT, 10.0)
+
+
+@runs(*EVERY)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("index", [4, 5, 2**31, 2**32, 2**63 - 1])
+def test_an_index_too_large(index, kind, run):
+    """Wherever it stands, with and without gradients, through the function and the op."""
+    for place in (0, 3):
+        targets = torch.arange(4)
+        targets[place] = index
+        message = f"targets holds the index {index}, expected at most 3"
+        with run.active() as backend:
+            for image in (IMAGE, IMAGE.clone().requires_grad_()):
+                with pytest.raises(ValueError, match=message):
+                    mmk.contrastive_loss(image, TEXT, 1.0, kind=kind, targets=targets, backend=backend)
+            with pytest.raises(ValueError, match=message):
+                torch.ops.mmkernels.contrastive_loss_forward(
+                    IMAGE, TEXT, torch.tensor(1.0), None, targets, kind, 0.0, "mean", backend
+                )
+
+
+@default_runs()
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_that_grew_too_large_before_the_backward(kind, run):
+    """No kernel reads outside its tensors for it: it raises, or is no positive."""
+    operands = embeddings(40, 40, 8, torch.float32)
+    targets = torch.arange(40)
+    with run.active() as backend:
+        loss = fused(operands, targets, kind, backend=backend)
+        targets[5::7] = 2**40
+        try:
+            loss.backward()
+        except ValueError as error:
+            assert "targets holds the index" in str(error)
+        else:
+            assert all(t.grad is None or t.grad.isfinite().all() for t in operands)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fp64_on_the_cpu_backend(kind):
+    operands = embeddings(4, 4, 3)
+    with pytest.raises(BackendNotAvailable, match=r"cannot run contrastive_loss_forward.*no torch\.float64 kernels"):
+        fused(operands, None, kind, backend="cpu")
 
 
 def test_rows_that_cannot_be_paired_with_columns():

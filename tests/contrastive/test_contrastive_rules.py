@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import mmkernels as mmk
-from tests.contrastive.naive import embeddings, naive, targets_of
+from mmkernels.backend import BackendNotAvailable
+from tests.backends import DEFAULT, default_runs, runs
+from tests.contrastive.naive import embeddings, fused, naive, targets_of
 
 OPS = torch.ops.mmkernels
 SETTINGS = {
@@ -28,16 +31,15 @@ def small(rows=5):
     return image, text, (scale.detach() / 10).requires_grad_(), (bias.detach() / 10).requires_grad_()
 
 
-def fused(image, text, scale, bias, targets, kind, smoothing, reduction):
-    return mmk.contrastive_loss(
-        image, text, scale, logit_bias=bias, targets=targets, kind=kind, label_smoothing=smoothing, reduction=reduction
-    )
+def loss_of(call, backend=None):
+    """The loss as a function of the four tensors."""
+    return lambda *tensors: fused(tensors, *call, backend=backend)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_gradcheck(name):
     call, operands = call_of(name), small()
-    function = lambda *tensors: fused(*tensors, *call)  # noqa: E731
+    function = loss_of(call)
     assert torch.autograd.gradcheck(function, operands, check_batched_grad=True)
     assert torch.autograd.gradcheck(function, operands, check_forward_ad=True, check_backward_ad=False)
     assert torch.autograd.gradgradcheck(function, operands)
@@ -64,24 +66,77 @@ def test_backward_op_is_differentiable(name):
     assert torch.autograd.gradcheck(function, (grad, *operands))
 
 
+@runs(*DEFAULT)
 @pytest.mark.parametrize("name", ["softmax, smoothed, several", "sigmoid"])
-def test_opcheck(name):
+def test_opcheck(name, run):
     call = call_of(name)
     operands = embeddings(5, 5, 3, torch.float32)
-    torch.library.opcheck(OPS.contrastive_loss_forward.default, (*operands, *call, None))
+    with run.active() as backend:
+        report = torch.library.opcheck(OPS.contrastive_loss_forward.default, (*operands, *call, backend))
+    assert set(report.values()) == {"SUCCESS"}
     with torch.no_grad():
-        loss, *stats = OPS.contrastive_loss_forward(*operands, *call, None)
+        loss, *stats = OPS.contrastive_loss_forward(*operands, *call, backend)
     grad = torch.randn_like(loss).requires_grad_()
     for needs in ([True] * 4, [True, False, False, True]):
-        arguments = (grad, *operands, *call, *stats, needs, None)
-        torch.library.opcheck(OPS.contrastive_loss_backward.default, arguments)
+        arguments = (grad, *operands, *call, *stats, needs, backend)
+        report = torch.library.opcheck(OPS.contrastive_loss_backward.default, arguments)
+        assert set(report.values()) == {"SUCCESS"}
+
+
+@default_runs()
+@pytest.mark.parametrize("name", SETTINGS)
+def test_fake_agrees_with_real(name, run):
+    """Shapes, dtypes and strides of every output of both ops."""
+    call, operands = call_of(name), embeddings(5, 5, 3, torch.bfloat16)
+    with run.active() as backend, torch.no_grad():
+        loss, *stats = OPS.contrastive_loss_forward(*operands, *call, backend)
+        backward = (torch.ones_like(loss), *operands, *call, *stats, [True, False, True, True], backend)
+        real = [loss, *stats, *OPS.contrastive_loss_backward(*backward)]
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            forward, backward = torch.utils._pytree.tree_map_only(
+                torch.Tensor, lambda t: mode.from_tensor(t.detach()), ((*operands, *call, backend), backward)
+            )
+            fake = [*OPS.contrastive_loss_forward(*forward), *OPS.contrastive_loss_backward(*backward)]
+    for a, b in zip(real, fake, strict=True):
+        assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride())
+
+
+@default_runs()
+@pytest.mark.parametrize("name", SETTINGS)
+def test_double_backward(name, run):
+    """A gradient penalty on top of the backend's forward: second derivatives come from the reference."""
+    call, tensors, found = call_of(name), small(), []
+    for dtype in (torch.float32, torch.float64):
+        operands = [t.detach().to(dtype).requires_grad_() for t in tensors]
+        with run.active() as backend:
+            loss = fused(operands, *call, backend=backend) if dtype == torch.float32 else naive(*operands, *call)
+            options = {"materialize_grads": True, "allow_unused": True}
+            first = torch.autograd.grad(loss.square().sum(), operands, create_graph=True, **options)
+            penalty = sum(g.square().sum() for g in first)
+            found.append((*first, *torch.autograd.grad(penalty, operands, **options)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+@runs(*DEFAULT)
+@pytest.mark.parametrize("name", ["softmax, smoothed, several", "sigmoid"])
+def test_checkpoint_gives_the_same_gradients(name, run):
+    call, operands = call_of(name), embeddings(5, 5, 3, torch.float32)
+    with run.active() as backend:
+        function = loss_of(call, backend)
+        options = {"materialize_grads": True, "allow_unused": True}
+        kept, again = (
+            torch.autograd.grad(loss.sum(), operands, **options)
+            for loss in (function(*operands), checkpoint(function, *operands, use_reentrant=False))
+        )
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_functorch_agrees_with_plain_torch(name):
     targets, *rest = call_of(name)
     operands = tuple(t.detach() for t in small())
-    function = lambda *tensors: fused(*tensors, targets, *rest).sum()  # noqa: E731
+    function = lambda *tensors: fused(tensors, targets, *rest).sum()  # noqa: E731
     twin = lambda *tensors: naive(*tensors, targets, *rest).sum()  # noqa: E731
     tangents = tuple(torch.randn_like(t) for t in operands)
     for ours, theirs in zip(
@@ -104,50 +159,55 @@ def test_raw_op_raises_where_torch_func_differentiates():
 
 def test_named_backend_is_not_replaced_by_the_reference():
     image, text, *_ = small()
-    with pytest.raises(ValueError, match="no Triton kernel for contrastive_loss"):
-        mmk.contrastive_loss(image, text, 1.0, backend="triton")
-    with pytest.raises(ValueError, match=r"no torch\.float64 kernels"):
+    with pytest.raises(BackendNotAvailable, match=r"no torch\.float64 kernels"):
         mmk.contrastive_loss(image, text, 1.0, backend="cpu")
     with pytest.raises(ValueError, match=r"torch\.func"):
         torch.func.grad(lambda x: mmk.contrastive_loss(x, text, 1.0, backend="cpu"))(image.detach())
 
 
+@runs(*DEFAULT)
 @pytest.mark.parametrize("in_dims", [(0, 1, None, None), (None, 0, 0, None), (2, 0, 0, 0)])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_vmap(name, in_dims):
-    call, operands = call_of(name), small()
+def test_vmap(name, in_dims, run):
+    call, operands = call_of(name), [t.detach().float().requires_grad_() for t in small()]
+    with run.active() as backend:
+        function = loss_of(call, backend)
     stacked = [t if d is None else torch.stack([t, 2 * t, -t], d) for t, d in zip(operands, in_dims, strict=True)]
-    found = torch.vmap(lambda *tensors: fused(*tensors, *call), in_dims)(*stacked)
+    found = torch.vmap(function, in_dims)(*stacked)
     entries = [[t if d is None else t.select(d, j) for t, d in zip(stacked, in_dims, strict=True)] for j in range(3)]
-    expected = torch.stack([fused(*entry, *call) for entry in entries])
+    expected = torch.stack([function(*entry) for entry in entries])
     torch.testing.assert_close(found, expected)
     ours = torch.autograd.grad(found.sum(), operands, retain_graph=True, materialize_grads=True, allow_unused=True)
     theirs = torch.autograd.grad(expected.sum(), operands, materialize_grads=True, allow_unused=True)
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@runs(*DEFAULT)
 @pytest.mark.parametrize("route", ["eager", "op"])
-def test_autocast(route):
+def test_autocast(route, run):
     """Embeddings go to bf16, scale and bias stay in fp32, and so does the loss."""
     operands = embeddings(5, 5, 8, torch.float32)
     call = call_of("sigmoid")
-    expected = fused(operands[0].bfloat16(), operands[1].bfloat16(), *operands[2:], *call)
+    with run.active() as backend:
+        expected = fused([operands[0].bfloat16(), operands[1].bfloat16(), *operands[2:]], *call, backend=backend)
     with torch.autocast("cpu", torch.bfloat16):
         if route == "eager":
-            found = fused(*operands, *call)
+            found = fused(operands, *call, backend=backend)
         else:
-            found = OPS.contrastive_loss_forward(*operands, *call, None)[0]
+            found = OPS.contrastive_loss_forward(*operands, *call, backend)[0]
     assert found.dtype == torch.float32 and torch.equal(found, expected)
     found.sum().backward()
     assert all(t.grad.dtype == torch.float32 and t.grad.isfinite().all() for t in operands)
 
 
+@runs(*DEFAULT)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", ["softmax, smoothed, several", "sigmoid"])
-def test_compile_fullgraph(name, dynamic):
+def test_compile_fullgraph(name, dynamic, run):
     torch._dynamo.reset()
     call, operands = call_of(name), embeddings(5, 5, 3, torch.float32)
-    function = lambda *tensors: fused(*tensors, *call).sum()  # noqa: E731
+    with run.active() as backend:
+        function = lambda *tensors: fused(tensors, *call, backend=backend).sum()  # noqa: E731
     compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     ours, theirs = compiled(*operands), function(*operands)
     torch.testing.assert_close(ours, theirs)

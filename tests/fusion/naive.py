@@ -1,7 +1,8 @@
-"""Concat-fusion as anybody would write it, the cases that the tests walk through, and the tolerance rule for it."""
+"""Concat-fusion as anybody would write it, and the cases that the tests walk through."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mmkernels as mmk
+from tests.layouts import laid_out
 
 ACTIVATIONS = {
     None: lambda y: y,
@@ -24,7 +26,7 @@ EPS = 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes of one call; None leaves an operand out."""
+    """One call: shapes (None leaves an operand out), how its numbers lie in memory, and how large they are."""
 
     inputs: tuple[tuple[int, ...], ...]
     out: int = 6
@@ -34,24 +36,45 @@ class Case:
     gate: tuple[int, ...] | None = None
     residual: tuple[int, ...] | None = None
     affine: bool = True
+    wide: bool = False  # bias, norm, gate and residual in fp32, whatever the dtype
+    layouts: tuple[str, ...] = ()  # of the sources in turn
+    other_layout: str = "contiguous"  # of everything else
+    size: float = 1.0  # of sources and weight; "offset" is added to the sources
+    offset: float = 0.0
 
-    def operands(self, dtype: torch.dtype = torch.float64, offset: float = 0.0) -> Operands:
-        def make(*shape: int) -> Tensor:
-            return torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_()
+    @property
+    def width(self) -> int:
+        return sum(shape[-1] for shape in self.inputs)
 
-        width = sum(shape[-1] for shape in self.inputs)
-        norm_weight = make(width) if self.norm and self.affine else None
-        return Operands(
-            [(torch.randn(shape, dtype=torch.float64) + offset).to(dtype).requires_grad_() for shape in self.inputs],
-            {
-                "weight": make(self.out, width),
-                "bias": make(self.out) if self.bias else None,
-                "norm_weight": norm_weight,
-                "norm_bias": make(width) if self.norm == "layer" and self.affine else None,
-                "gate": None if self.gate is None else make(*self.gate),
-                "residual": None if self.residual is None else make(*self.residual),
-            },
-        )
+    def operands(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Operands:
+        """The tensors, the same for the same seed, all of them wanting gradients."""
+        random = torch.Generator().manual_seed(seed)
+        parameter = torch.float32 if self.wide else dtype
+
+        def make(shape: tuple[int, ...], dtype: torch.dtype, layout: str, size: float = 1.0, offset: float = 0.0):
+            numbers = torch.randn(shape, dtype=torch.float64, generator=random) * size + offset
+            return laid_out(numbers.to(dtype).requires_grad_(), layout)
+
+        def other(*shape: int) -> Tensor:
+            return make(shape, parameter, self.other_layout)
+
+        layouts = itertools.cycle(self.layouts or ("contiguous",))
+        inputs = [
+            make(shape, dtype, layout, self.size, self.offset)
+            for shape, layout in zip(self.inputs, layouts, strict=False)
+        ]
+        # The product of a row is of the size of one element, so that no activation is always saturated.
+        weight = make((self.out, self.width), dtype, self.other_layout, self.size / max(self.width, 1) ** 0.5)
+        affine = self.norm is not None and self.affine
+        rest = {
+            "weight": weight,
+            "bias": other(self.out) if self.bias else None,
+            "norm_weight": other(self.width) if affine else None,
+            "norm_bias": other(self.width) if affine and self.norm == "layer" else None,
+            "gate": None if self.gate is None else other(*self.gate),
+            "residual": None if self.residual is None else other(*self.residual),
+        }
+        return Operands(inputs, rest)
 
 
 @dataclass
@@ -86,7 +109,7 @@ def fused(case: Case, operands: Operands, **options: object) -> Tensor:
     )  # fmt: skip
 
 
-def naive(case: Case, operands: Operands, absolute: bool = False) -> Tensor:
+def naive(case: Case, operands: Operands) -> Tensor:
     """The same in plain torch, with the concatenation built."""
     rest = operands.rest
     rows = torch.broadcast_shapes(*(x.shape[:-1] for x in operands.inputs))

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import mmkernels as mmk
+from mmkernels.ops.fusion import op, reference
+from tests.backends import EVERY, runs
 
 X, Y, WEIGHT = torch.randn(2, 3, 5), torch.randn(2, 1, 4), torch.randn(6, 9)
 INT = torch.ones(6, dtype=torch.int64)
@@ -55,16 +57,31 @@ WRONG = {
 }
 
 
+def _run(*arguments):
+    raise AssertionError("an op ran")
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_argument(name):
+def test_wrong_argument(name, monkeypatch):
     changes, error, message = WRONG[name]
+    if name != "backend without kernel":  # that is for the dispatcher to say
+        monkeypatch.setattr(op, "forward", _run)
+    monkeypatch.setattr(reference, "forward", _run)
     arguments = {"inputs": [X, Y], "weight": WEIGHT, **changes}
     with pytest.raises(error, match=message):
         mmk.concat_fusion(arguments.pop("inputs"), arguments.pop("weight"), **arguments)
 
 
-def test_the_call_that_the_wrong_ones_change_is_right():
-    assert mmk.concat_fusion([X, Y], WEIGHT).shape == (2, 3, 6)
+@runs(*EVERY)
+def test_the_call_that_the_wrong_ones_change_is_right(run):
+    with run.active() as backend:
+        assert mmk.concat_fusion([X, Y], WEIGHT, backend=backend).shape == (2, 3, 6)
+
+
+def test_a_right_call_runs_the_op_that_wrong_ones_must_not(monkeypatch):
+    monkeypatch.setattr(op, "forward", _run)
+    with pytest.raises(AssertionError, match="an op ran"):
+        mmk.concat_fusion([X, Y], WEIGHT)
 
 
 def test_norm_of_nothing():
