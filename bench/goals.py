@@ -4,206 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
 
-from bench import cases
-from bench.medians import Ratio, geometric_mean
-from bench.results import OURS, SDPA, Record, Results
-
-BEST = "best peer"
-SURE = 0.95
-"""What a lower confidence bound must reach where no case may be below 1."""
-
-
-@dataclass(frozen=True)
-class Reached:
-    """One check of a goal."""
-
-    goal: str
-    reached: str
-    met: bool | None
-    """None: not measured."""
-
-
-class Check(Protocol):
-    """One part of a goal."""
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """Goal beside reached, over the records of the group."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Geometric mean of how many times faster ours is."""
-
-    over: str
-    at_least: float
-    dtypes: tuple[str, ...] = cases.DTYPES
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """Over all cases in which the peer ran."""
-        goal = f"geometric mean over {self.over} >= {self.at_least:g}x{_dtypes(self.dtypes)}"
-        found = [found.median for _, found in _ratios(records, self.over, self.dtypes)]
-        if not found:
-            return Reached(goal, "not measured", None)
-        mean = geometric_mean(found)
-        text = f"{mean:.2f}x over {len(found)} cases"
-        best = [found.median for _, found in _ratios(records, BEST, self.dtypes)]
-        if self.over != BEST and geometric_mean(best) < 0.95 * mean:
-            text += f" ({geometric_mean(best):.2f}x the best peer of each)"
-        return Reached(goal, text, mean >= self.at_least)
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """The case in which ours is least ahead."""
-
-    over: str
-    at_least: float = 1.0
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """The median must reach the goal, and the lower confidence bound 95 % of it."""
-        goal = f"no case below {self.at_least:g}x {self.over} (lower bound {SURE * self.at_least:.2f})"
-        found = sorted(_ratios(records, self.over), key=lambda pair: pair[1].median)
-        if not found:
-            return Reached(goal, "not measured", None)
-        record, worst = found[0]
-        below = [pair for pair in found if not _holds(pair[1], self.at_least)]
-        text = f"least {worst.median:.2f}x ({worst.low:.2f} to {worst.high:.2f}) at {record.id}"
-        return Reached(goal, f"{text}; {len(below)} of {len(found)} cases below", not below)
-
-
-@dataclass(frozen=True)
-class PeakShare:
-    """Share of the measured multiply-add peak."""
-
-    problems: tuple[str, ...]
-    at_least: float
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """Of named problems."""
-        goal = f">= {self.at_least:.0%} of the measured FMA peak at {' and '.join(self.problems)}"
-        peaks = results.machine.get("peaks")
-        found = [record for record in records if record.data["problem"] in self.problems and record.gflops()]
-        if not peaks or not found:
-            return Reached(goal, "not measured", None)
-        shares = [(record.gflops() or 0.0) / peaks["fma GFLOP/s"] for record in found]
-        text = ", ".join(f"{share:.0%} at {record.data['problem']}" for share, record in zip(shares, found))
-        return Reached(goal, text, len(found) == len(self.problems) and min(shares) >= self.at_least)
-
-
-@dataclass(frozen=True)
-class WithinTwin:
-    """Time beside another call of ours in the same rounds."""
-
-    twin: str
-    at_most: float
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """The slowest case decides."""
-        goal = f"time <= {self.at_most:g}x {self.twin}"
-        found = [(record, got) for record in records if (got := record.ratio(OURS, self.twin))]
-        if not found:
-            return Reached(goal, "not measured", None)
-        record, worst = max(found, key=lambda pair: pair[1].median)
-        over = sum(got.median > self.at_most for _, got in found)
-        return Reached(goal, f"most {worst.median:.2f}x at {record.id}; {over} of {len(found)} cases over", not over)
-
-
-@dataclass(frozen=True)
-class TileTime:
-    """Time of a masked call against its visible share of the dense one."""
-
-    factor: float = 1.15
-    seconds: float = 20e-6
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """time <= factor x share x dense + seconds, by medians; the case furthest over decides."""
-        goal = f"time <= {self.factor:g} x visible 64x64 tiles x dense time + {self.seconds * 1e6:g} us"
-        found = [(record, got) for record in records if (got := self.used(record)) is not None]
-        if not found:
-            return Reached(goal, "not measured", None)
-        record, worst = max(found, key=lambda pair: pair[1])
-        over = sum(got > 1 for _, got in found)
-        text = f"most {worst:.2f} of what is allowed at {record.id}; {over} of {len(found)} cases over"
-        return Reached(goal, text, not over)
-
-    def used(self, record: Record) -> float | None:
-        """Time in units of what is allowed."""
-        own, dense = record.spread(OURS), record.spread(cases.OWN_DENSE)
-        if own is None or dense is None:
-            return None
-        return own.median / (self.factor * record.data["tile share"] * dense.median + self.seconds)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Packed sequences beside the padded batch, which is not SDPA's best way where single calls are faster."""
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """Reported, without a goal."""
-        goal = "packed sequences beside padded SDPA (reported)"
-        found = []
-        for record in records:
-            own, ways = record.spread(OURS), record.runs.get(SDPA, {}).get("ways", {})
-            padded = [seconds for way, seconds in ways.items() if way.startswith("padded")]
-            if own and padded:
-                found.append(min(padded) / own.median)
-        if not found:
-            return Reached(goal, "not measured", None)
-        return Reached(goal, f"{min(found):.1f}x to {max(found):.1f}x over {len(found)} cases", None)
-
-
-@dataclass(frozen=True)
-class BandwidthShare:
-    """Bytes that must move, over the time, beside a plain read of as many bytes in the same rounds."""
-
-    at_least: float
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """The slowest dtype decides."""
-        goal = f">= {self.at_least:.0%} of the memory bandwidth measured in the same rounds"
-        found = [(record, got) for record in records if (got := record.ratio("plain read"))]
-        if not found:
-            return Reached(goal, "not measured", None)
-        text = ", ".join(f"{got.median:.0%} {cases.SHORT[record.data['dtype']]}" for record, got in found)
-        return Reached(goal, text, min(got.median for _, got in found) >= self.at_least)
-
-
-@dataclass(frozen=True)
-class Overhead:
-    """What a call on a tiny problem costs beyond torch's."""
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """Forward, and forward and backward."""
-        goal = "eager call <= SDPA + 10 us, with gradients + 30 us"
-        found = results.data.get("overhead")
-        if not found:
-            return Reached(goal, "not measured", None)
-        text = ", ".join(f"{row['difference_us']:+.1f} us {name}" for name, row in found.items())
-        return Reached(goal, text, all(row["difference_us"] <= row["budget_us"] for row in found.values()))
-
-
-@dataclass(frozen=True)
-class LinearMemory:
-    """Peak extra memory grows no faster than the length."""
-
-    slack: float = 1.25
-    noise: int = 4 << 20
-
-    def evaluate(self, records: list[Record], results: Results) -> Reached:
-        """From length to twice the length it at most doubles (with a quarter and 4 MiB of slack)."""
-        goal = "O(Lq + Lk) beyond inputs and outputs"
-        points = (results.data.get("memory") or {}).get("lengths", {}).get(OURS, [])
-        points = [(length, extra) for length, extra in points if isinstance(extra, (int, float))]
-        if len(points) < 2:
-            return Reached(goal, "not measured", None)
-        met = True
-        for (short, less), (long, more) in pairwise(points):
-            met = met and more <= self.slack * less * long / short + self.noise
-        text = ", ".join(f"{extra / 2**20:.1f} MiB at {length}" for length, extra in points)
-        return Reached(goal, text, met)
+from bench.attention import cases as attention
+from bench.checks import (
+    BEST,
+    BandwidthShare,
+    Check,
+    FlopSaving,
+    LinearMemory,
+    Mean,
+    MeanWhereSlow,
+    MemoryShare,
+    Minimum,
+    Overhead,
+    Packed,
+    PeakShare,
+    Reached,
+    ThreadMemory,
+    TileTime,
+    WithinTwin,
+)
+from bench.contrastive import cases as contrastive
+from bench.fusion import cases as fusion
+from bench.results import NAIVE, SDPA, Results
 
 
 @dataclass(frozen=True)
@@ -215,19 +38,28 @@ class Goal:
 
 
 GOALS: tuple[Goal, ...] = (
-    Goal(cases.FP32_FORWARD, (Mean(BEST, 1.5), Minimum(BEST), PeakShare(("square 1024", "square 2048 D128"), 0.8))),
-    Goal(cases.FP32_BOTH, (Mean(SDPA, 1.5), Minimum(SDPA))),
+    Goal(attention.FP32_FORWARD, (Mean(BEST, 1.5), Minimum(BEST), PeakShare(("square 1024", "square 2048 D128"), 0.8))),
+    Goal(attention.FP32_BOTH, (Mean(SDPA, 1.5), Minimum(SDPA))),
     Goal(
-        cases.HALF_FORWARD,
-        (Mean(SDPA, 1.5, ("bfloat16",)), Mean(SDPA, 3.0, ("float16",)), WithinTwin(cases.OWN_FP32, 1.15)),
+        attention.HALF_FORWARD,
+        (Mean(SDPA, 1.5, ("bfloat16",)), Mean(SDPA, 3.0, ("float16",)), WithinTwin(attention.OWN_FP32, 1.15)),
     ),
-    Goal(cases.HALF_BOTH, (Mean(SDPA, 6.0, ("bfloat16",)), Mean(SDPA, 8.0, ("float16",)))),
-    Goal(cases.TRAINING_EXTRAS, (Mean(SDPA, 2.5), Minimum(SDPA, 2.5))),
-    Goal(cases.MASKS, (TileTime(), Packed())),
-    Goal(cases.DECODE, (BandwidthShare(0.85),)),
-    Goal(cases.FEW_QUERIES, (Mean(SDPA, 1.3), Minimum(SDPA, 1.3))),
-    Goal(cases.TINY, (Overhead(),)),
-    Goal(cases.MEMORY, (LinearMemory(),)),
+    Goal(attention.HALF_BOTH, (Mean(SDPA, 6.0, ("bfloat16",)), Mean(SDPA, 8.0, ("float16",)))),
+    Goal(attention.TRAINING_EXTRAS, (Mean(SDPA, 2.5), Minimum(SDPA, 2.5))),
+    Goal(attention.MASKS, (TileTime(), Packed())),
+    Goal(attention.DECODE, (BandwidthShare(0.85),)),
+    Goal(attention.FEW_QUERIES, (Mean(SDPA, 1.3), Minimum(SDPA, 1.3))),
+    Goal(attention.TINY, (Overhead(),)),
+    Goal(attention.MEMORY, (LinearMemory(),)),
+    Goal(fusion.FP32_FORWARD, (Mean(BEST, 1.15), Minimum(BEST, 0.97), ThreadMemory(4))),
+    Goal(fusion.HALF_FORWARD, (MeanWhereSlow(NAIVE, 8.0), ThreadMemory(4))),
+    Goal(fusion.BOTH, (Mean(BEST, 1.15, ("float32",)), Mean(BEST, 1.15, ("bfloat16",)), ThreadMemory(4))),
+    Goal(fusion.FULL, (Mean(BEST, 1.5), Minimum(BEST, 1.5))),
+    Goal(fusion.SHARED, (FlopSaving(NAIVE, 0.8),)),
+    Goal(
+        contrastive.LOSS,
+        (Mean(BEST, 1.5, ("float32",)), Mean(BEST, 1.5, ("bfloat16",)), MemoryShare(NAIVE, 0.1)),
+    ),
 )
 
 
@@ -236,19 +68,3 @@ def evaluate(results: Results) -> Iterator[tuple[Goal, list[Reached]]]:
     for goal in GOALS:
         records = list(results.group(goal.group))
         yield goal, [check.evaluate(records, results) for check in goal.checks]
-
-
-def _ratios(records: list[Record], over: str, dtypes: tuple[str, ...] = cases.DTYPES) -> Iterator[tuple[Record, Ratio]]:
-    for record in records:
-        peer = record.best_peer() if over == BEST else over
-        found = record.ratio(peer) if peer else None
-        if found is not None and record.data["dtype"] in dtypes:
-            yield record, found
-
-
-def _holds(found: Ratio, at_least: float) -> bool:
-    return found.median >= at_least and found.low >= SURE * at_least
-
-
-def _dtypes(dtypes: tuple[str, ...]) -> str:
-    return "" if dtypes == cases.DTYPES else f" in {' and '.join(cases.SHORT[dtype] for dtype in dtypes)}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from bench.providers.base import Prepared
+from bench.provider import Prepared
 
 SAMPLE_SECONDS = 5e-3
 PAUSE_SECONDS = 10e-3

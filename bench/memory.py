@@ -10,16 +10,20 @@ Only for the providers that run in torch: graph runtimes allocate when they comp
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.cases import Case, make_call
-from bench.problems import Problem
+from bench.attention.problems import Problem
+from bench.case import Case
+from bench.provider import Prepared, Provider
 from bench.results import NAIVE, OURS, SDPA, Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +37,9 @@ def swept(length: int) -> Case:
     return Case(Problem(f"square {length}, one head", (length,), (length,), heads=1), "float32", True, ())
 
 
-def measure(results: Results, ids: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def measure(
+    results: Results, ids: Sequence[str], names: Sequence[str], swept_lengths: Sequence[int] = LENGTHS
+) -> dict[str, Any]:
     """Bytes by provider: of the lengths swept, and of the cases named. A string says why there is no figure."""
     lengths: dict[str, Any] = {}
     by_case: dict[str, Any] = {}
@@ -41,19 +47,22 @@ def measure(results: Results, ids: Sequence[str], names: Sequence[str]) -> dict[
         if name not in names:
             continue
         ways = {record.id: record.runs.get(name, {}).get("way", "") for record in results.records}
-        found = _child(name, list(ids), ways)
+        found = in_process({"provider": name, "ids": list(ids), "ways": ways, "lengths": list(swept_lengths)})
         lengths[name] = found["lengths"]
         by_case[name] = found["cases"]
     return {"lengths": lengths, "cases": by_case}
 
 
-def _child(name: str, ids: list[str], ways: dict[str, str]) -> dict[str, Any]:
+def in_process(request: dict[str, Any], module: str = "bench.memory", *arguments: str) -> dict[str, Any]:
+    """What a module of this package answers on stdout to a request on stdin, in a process that returns freed memory."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", "bench.memory"]
-    request = json.dumps({"provider": name, "ids": ids, "ways": ways})
-    done = subprocess.run(command, input=request, capture_output=True, text=True, cwd=ROOT, env=environment)
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
     if done.returncode:
-        raise OSError(f"the process that measures memory failed: {done.stderr.strip()[-300:]}")
+        reason = done.stderr.strip()[-300:] or f"exit status {done.returncode}"
+        raise OSError(f"the process that measures memory failed: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -63,22 +72,29 @@ def _child(name: str, ids: list[str], ways: dict[str, str]) -> dict[str, Any]:
 def main() -> None:
     """Reads a request from stdin, writes figures to stdout."""
     from bench.cases import all_cases
+    from bench.ops import op_of
 
     request = json.loads(sys.stdin.read())
     name, ways = request["provider"], request["ways"]
-    lengths = [[length, _apart(name, swept(length), "")] for length in LENGTHS]
+
+    def measured(case: Case, way: str = "") -> int | str | None:
+        provider = next((each for each in op_of(case.problem).providers if each.name == name), None)
+        return None if provider is None else _apart(provider, case, way)
+
+    lengths = [[length, measured(swept(length))] for length in request["lengths"]]
     wanted = set(request["ids"])
-    found = {case.id: _apart(name, case, ways.get(case.id, "")) for case in all_cases() if case.id in wanted}
-    print(json.dumps({"lengths": lengths, "cases": found}))
+    found = {case.id: measured(case, ways.get(case.id, "")) for case in all_cases() if case.id in wanted}
+    by_case = {name: extra for name, extra in found.items() if extra is not None}
+    print(json.dumps({"lengths": lengths, "cases": by_case}))
 
 
-def _apart(name: str, case: Case, way: str) -> int | str:
+def _apart(provider: Provider, case: Case, way: str) -> int | str:
     """`_extra` in a process of its own: this one has loaded torch, has run nothing and so has no threads yet."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(writing, json.dumps(_extra(name, case, way)).encode())
+            os.write(writing, json.dumps(_extra(provider, case, way)).encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -88,36 +104,44 @@ def _apart(name: str, case: Case, way: str) -> int | str:
     return json.loads(answer) if answer else "its process died"
 
 
-def _extra(name: str, case: Case, way: str) -> int | str:
-    from bench.providers import PROVIDERS as EVERY
-
+def _extra(provider: Provider, case: Case, way: str) -> int | str:
     if not PEAK.exists():
         return "the peak is read from Linux's /proc"
-    provider = next(each for each in EVERY if each.name == name)
     if reason := provider.why_not(case):
         return reason
     try:
-        small = make_call(case.problem.scaled_down(), case.dtype, case.backward)
-        for each in provider.prepare(small):
-            each.run()
-        call = case.call()
-        chosen = [each for each in provider.prepare(call) if not way or each.way == way]
-        return _peak_of(chosen[0].run)
+        return first_call(provider, case, way).extra
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
 
 
-def _peak_of(run: Any) -> int:
-    import gc
+@dataclass(frozen=True)
+class FirstCall:
+    """The first call of its size in a process."""
 
+    prepared: Prepared
+    returned: Any
+    extra: int
+    """Bytes at the peak, beyond operands and what it returned."""
+    seconds: float
+
+
+def first_call(provider: Provider, case: Case, way: str = "") -> FirstCall:
+    """Makes it, after a small one of the same features; "" takes any way."""
     from torch.utils._pytree import tree_leaves
 
+    from bench.ops import call_of
     from mmkernels.models.comparison import peak_memory
 
+    for each in provider.prepare(call_of(replace(case, problem=case.problem.scaled_down()))):
+        each.run()
+    prepared = next(each for each in provider.prepare(call_of(case)) if way in ("", each.way))
     gc.collect()
-    returned, peak = peak_memory(run)
+    begin = time.perf_counter()
+    returned, peak = peak_memory(prepared.run)
+    seconds = time.perf_counter() - begin
     results = sum(each.nbytes for each in tree_leaves(returned) if hasattr(each, "nbytes"))
-    return max(peak - results, 0)
+    return FirstCall(prepared, returned, max(peak - results, 0), seconds)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cases, goals, tables
+from bench import goals, tables
+from bench.attention.cases import SWEEPS
 from bench.plots import write_plots
-from bench.results import OURS, SDPA, Record, Results
+from bench.results import OURS, Record, Results
 from mmkernels.models.sealed import write_atomically
 
 STYLE = """
@@ -34,9 +35,10 @@ tr.group td { font-weight: 600; padding-top: 1rem; border-bottom-width: 2px }
 NOTES = (
     "Medians over interleaved rounds: every provider runs once a round, in rotated order. A ratio is the median of "
     "the ratios within rounds, its interval that of order statistics (95 % where the rounds suffice). GFLOP/s count "
-    "visible pairs only: 2 products forward, 7 forward and backward. The roofline is the smaller of the "
-    "multiply-add peak (of bf16 products for bf16) and the read bandwidth times the intensity, measured in the run; "
-    "cases whose operands stay in a cache may exceed it. Errors are against fp64: 1 is what the tests allow."
+    "products only. Attention: those of visible pairs, 2 forward, 7 forward and backward; concat-fusion: 1 and 3, a "
+    "shared source once; the loss: 4 forward and backward. The roofline is the smaller of the multiply-add peak (of "
+    "bf16 products for bf16) and the read bandwidth times the intensity, measured in the run; cases whose operands "
+    "stay in a cache may exceed it. Errors are against fp64: 1 is what the tests allow."
 )
 
 
@@ -52,7 +54,7 @@ def _page(results: Results, drawn: Sequence[tuple[str, Path]]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>mmkernels benchmark</title><style>{STYLE}</style>",
-        "<h1>Cross-modal attention on a CPU: mmkernels and its peers</h1>",
+        "<h1>Cross-modal kernels on a CPU: mmkernels and its peers</h1>",
         f"<p class=sub>{_escape(_subtitle(results))}</p>",
         "<h2>Goals, and what was reached</h2>",
         _goals(results),
@@ -60,7 +62,7 @@ def _page(results: Results, drawn: Sequence[tuple[str, Path]]) -> str:
         "<h2>Plots</h2>",
         *(_figure(title, path) for title, path in drawn),
         "<h2>Cases</h2>",
-        _cases(results),
+        *(part for op in results.ops() for part in (f"<h3>{_escape(op)}</h3>", _cases(results, op))),
         "<h2>Did not run</h2>",
         _reasons(results),
         "<h2>Machine and versions</h2>",
@@ -97,27 +99,29 @@ def _figure(title: str, path: Path) -> str:
     return f"<figure>{image}<figcaption>{_escape(title)}</figcaption></figure>"
 
 
-def _labels(results: Results) -> list[str]:
+def _labels(records: Sequence[Record]) -> list[str]:
     """Providers that ran anywhere."""
-    found = {label: None for r in results.records for label, run in r.runs.items() if run.get("samples")}
-    return [label for label in found if label not in (cases.OWN_FP32, cases.OWN_DENSE)]
+    ran = (name for r in records for name, run in r.runs.items() if run.get("samples") and run["kind"] != "twin")
+    return list(dict.fromkeys(ran))
 
 
-def _cases(results: Results) -> str:
-    labels = _labels(results)
+def _cases(results: Results, op: str) -> str:
+    """The table of one op."""
+    found = [record for record in results.records if record.op == op]
+    labels = _labels(found)
     memory = (results.data.get("memory") or {}).get("cases", {}).get(OURS, {})
     heads = [
         "case",
         *(f"{label}, ms" for label in labels),
         "GFLOP/s",
         "roofline",
-        "x SDPA",
+        f"x {found[0].baseline}",
         "x best peer",
         "MiB",
         "error",
     ]
     rows = []
-    for group, records in _grouped(results):
+    for group, records in _grouped(found):
         rows.append(f"<tr class=group><td colspan={len(heads)}>{_escape(group)}</td></tr>")
         for record in records:
             cells = [record.id, *(_time(record, label) for label in labels), *_figures(record, results, memory)]
@@ -126,12 +130,12 @@ def _cases(results: Results) -> str:
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
-def _grouped(results: Results) -> Iterator[tuple[str, list[Record]]]:
+def _grouped(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
     """Every case once, under the first of its groups; sweeps last."""
     grouped: dict[str, list[Record]] = defaultdict(list)
-    for record in results.records:
+    for record in records:
         grouped[record.groups[0] if record.groups else "other"].append(record)
-    yield from sorted(grouped.items(), key=lambda item: item[0] in cases.SWEEPS)
+    yield from sorted(grouped.items(), key=lambda item: item[0] in SWEEPS)
 
 
 def _time(record: Record, label: str) -> str:
@@ -147,7 +151,7 @@ def _figures(record: Record, results: Results, memory: dict[str, Any]) -> list[s
     return [
         f"{rate:.1f}" if rate else "",
         f"{rate / roof:.0%}" if rate and roof else "",
-        tables.ratio_text(record.ratio(SDPA)),
+        tables.ratio_text(record.ratio(record.baseline)),
         f"{tables.short_ratio(record.ratio(best))} {best}" if best else "",
         f"{extra / 2**20:.1f}" if isinstance(extra, int) else "",
         tables.error_text(record.runs.get(OURS, {}).get("error")),

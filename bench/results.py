@@ -13,6 +13,8 @@ from mmkernels.models.sealed import write_atomically
 
 SCHEMA = 1
 OURS, SDPA, NAIVE = "mmkernels", "SDPA", "naive"
+ATTENTION = "attention"
+"""The op of records that name none: files from before there were others."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,16 @@ class Record:
     def id(self) -> str:
         """The case's."""
         return self.data["id"]
+
+    @property
+    def op(self) -> str:
+        """The op's name."""
+        return self.data.get("op", ATTENTION)
+
+    @property
+    def baseline(self) -> str:
+        """torch's own way, which every case of the op is held against: SDPA; of the others, the naive path."""
+        return SDPA if self.op == ATTENTION else NAIVE
 
     @property
     def groups(self) -> list[str]:
@@ -104,6 +116,10 @@ class Results:
     def records(self) -> list[Record]:
         """Every case measured."""
         return [Record(each) for each in self.data["cases"]]
+
+    def ops(self) -> list[str]:
+        """The ops that have cases, in their order."""
+        return list(dict.fromkeys(record.op for record in self.records))
 
     def group(self, name: str) -> Iterator[Record]:
         """The cases of a group."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from bench import accuracy, machine, measure
-from bench.cases import Call, Case, make_call
+from bench import machine, measure
+from bench.accuracy import Reference
+from bench.case import Case
 from bench.environment import ignores_limit
 from bench.measure import Runner, sentence
-from bench.problems import Problem
-from bench.providers import PROVIDERS, Prepared, Provider
+from bench.ops import call_of, op_of
+from bench.provider import Prepared, Provider
 from bench.results import OURS
-from bench.work import Work, work_of
+from bench.work import Work
 
 COLD_FACTOR = 3
 """Copies of a cold case's operands take this many times the last-level cache."""
@@ -27,31 +29,31 @@ COMPARED = ("ours", "peer", "unlimited")
 
 def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, check: bool = True) -> dict[str, Any]:
     """One record of the results."""
-    call = case.call()
-    work = work_of(call.inputs, case.backward)
+    op, call = op_of(case.problem), call_of(case)
+    work = op.work(call)
     record: dict[str, Any] = {
         "id": case.id,
+        "op": op.name,
         "problem": case.problem.name,
         "dtype": case.dtype,
         "direction": case.direction,
         "groups": list(case.groups),
-        "q_len": case.problem.q_len,
-        "k_len": case.problem.k_len,
-        "pairs": work.pairs,
         "flops": work.flops,
         "bytes": work.bytes,
-        "tile share": work.tile_share,
+        **op.facts(case.problem, work),
         "cold": case.cold,
         "runs": {},
     }
+    providers = {provider.name: provider for provider in op.providers}
     runners: list[tuple[str, Runner]] = []
-    for provider in PROVIDERS:
+    for provider in op.providers:
         if provider.name not in names or (case.only is not None and provider.name not in case.only):
             continue
         kind = "ours" if provider.name == OURS else "unlimited" if ignores_limit(provider.name) else "peer"
         runners.append((kind, _prepared(provider, case, call)))
     for label, problem, dtype in case.twins:
-        runners.append(("twin", _twin(label, case, problem, dtype)))
+        twin = replace(case, problem=problem, dtype=dtype)
+        runners.append(("twin", _twin(label, providers[OURS], twin)))
     if case.cold and machine.why_no_peaks() is None:
         runners.append(("machine", _reading(work)))
     share = min(0.3, seconds / (4 * max(len(runners), 1)))
@@ -59,17 +61,19 @@ def run_case(case: Case, names: Sequence[str], rounds: int, seconds: float, chec
         if runner.failure is None:
             measure.settle(runner, share)
     if case.cold:
-        _cool(case, work, [runner for kind, runner in runners if runner.failure is None and kind in COMPARED])
+        warm = [runner for kind, runner in runners if runner.failure is None and kind in COMPARED]
+        _cool(case, work, [(providers[runner.label], runner) for runner in warm])
     load = machine.OtherLoad()
     measure.rounds([runner for _, runner in runners], rounds, seconds)
     record["other load"] = load.share()
-    errors = _errors(case, call, [runner for kind, runner in runners if kind in COMPARED]) if check else {}
+    compared = [runner for kind, runner in runners if kind in COMPARED and runner.failure is None]
+    errors = _errors(lambda: op.reference(call), compared) if check and case.check else {}
     for kind, runner in runners:
         record["runs"][runner.label] = _run_record(kind, runner, errors.get(runner.label))
     return record
 
 
-def _prepared(provider: Provider, case: Case, call: Call) -> Runner:
+def _prepared(provider: Provider, case: Case, call: Any) -> Runner:
     if provider.version() is None:
         return Runner(provider.name, [], failure="not installed")
     if reason := provider.why_not(case):
@@ -81,25 +85,21 @@ def _prepared(provider: Provider, case: Case, call: Call) -> Runner:
     return Runner(provider.name, ways)
 
 
-def _provider(name: str) -> Provider:
-    return next(provider for provider in PROVIDERS if provider.name == name)
-
-
-def _twin(label: str, case: Case, problem: Problem, dtype: str) -> Runner:
+def _twin(label: str, ours: Provider, case: Case) -> Runner:
     try:
-        return Runner(label, _provider(OURS).prepare(make_call(problem, dtype, case.backward, device=case.device)))
+        return Runner(label, ours.prepare(call_of(case)))
     except Exception as error:
         return Runner(label, [], failure=sentence(error))
 
 
-def _cool(case: Case, work: Work, runners: list[Runner]) -> None:
+def _cool(case: Case, work: Work, runners: list[tuple[Provider, Runner]]) -> None:
     """Gives every runner enough copies of the operands that none is in a cache when its turn comes."""
     count = math.ceil(COLD_FACTOR * machine.last_level_cache() / work.bytes)
-    calls = [case.call(seed) for seed in range(1, count + 1)]
-    for runner in runners:
+    calls = [call_of(case, seed) for seed in range(1, count + 1)]
+    for provider, runner in runners:
         chosen = runner.prepared.way
         try:
-            copies = [way for call in calls for way in _provider(runner.label).prepare(call) if way.way == chosen]
+            copies = [way for call in calls for way in provider.prepare(call) if way.way == chosen]
         except Exception as error:
             runner.failure = sentence(error)
             continue
@@ -122,19 +122,16 @@ def _read_of(buffer: torch.Tensor) -> Prepared:
     return Prepared(lambda: read(buffer), lambda found: {})
 
 
-def _errors(case: Case, call: Call, runners: list[Runner]) -> dict[str, Any]:
+def _errors(reference: Callable[[], Reference], runners: list[Runner]) -> dict[str, Any]:
     """Errors by label; a string says why there is none."""
-    if not case.check:
-        return {}
-    alive = [runner for runner in runners if runner.failure is None]
     try:
-        expected = accuracy.reference(call)
+        expected = reference()
     except Exception as error:
-        return {runner.label: f"no reference: {sentence(error)}" for runner in alive}
+        return {runner.label: f"no reference: {sentence(error)}" for runner in runners}
     errors: dict[str, Any] = {}
-    for runner in alive:
-        if runner.label != OURS and case.problem.dropout_p:
-            errors[runner.label] = "drops other elements than ours"
+    for runner in runners:
+        if runner.label != OURS and expected.peers_differ:
+            errors[runner.label] = expected.peers_differ
             continue
         try:
             found = expected.error(runner.prepared.results(runner.returned))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from bench import call_overhead, cases, machine, memory, tables
-from bench.cases import Case
-from bench.providers import PROVIDERS, Provider
+from bench import call_overhead, machine, memory, tables
+from bench.attention.cases import SWEEPS
+from bench.case import Case
+from bench.ops import every_provider
+from bench.provider import Provider
 from bench.results import Record, Results
 from bench.run import run_case
 
@@ -35,6 +37,9 @@ class Plan:
     check: bool = True
     tiny: bool = True
     memory: bool = True
+    """Of every case."""
+    lengths: bool = True
+    """Memory against length."""
 
 
 def start(out: Path, resume: bool, isa: str | None, command: list[str]) -> Results:
@@ -47,12 +52,13 @@ def start(out: Path, resume: bool, isa: str | None, command: list[str]) -> Resul
                 raise ValueError(f"{out} was measured with {name} {results.machine.get(name)}, now it is {about[name]}")
         results.data["commands"].append(command)
         return results
-    present = [provider for provider in PROVIDERS if provider.version() is not None]
+    every = every_provider()
+    present = [provider for provider in every if provider.version() is not None]
     about["instruction sets"] = {provider.name: _instruction_set(provider) for provider in present}
     about["limited to"] = isa
     about["peaks"] = machine.peaks()
     about["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return Results.new(about, {provider.name: provider.version() for provider in PROVIDERS}, command)
+    return Results.new(about, {provider.name: provider.version() for provider in every}, command)
 
 
 def measure(plan: Plan, results: Results, out: Path, resume: bool) -> None:
@@ -84,9 +90,9 @@ def measure(plan: Plan, results: Results, out: Path, resume: bool) -> None:
         if time.monotonic() > deadline:
             print("the time is up: memory is left for --resume", file=sys.stderr)
             return
-        swept = set(cases.SWEEPS)
-        ids = [record.id for record in results.records if not set(record.groups) <= swept]
-        results.data["memory"] = memory.measure(results, ids, plan.providers)
+        ids = [record.id for record in results.records if not set(record.groups) <= set(SWEEPS)]
+        lengths = memory.LENGTHS if plan.lengths else ()
+        results.data["memory"] = memory.measure(results, ids, plan.providers, lengths)
         results.save(out)
 
 

@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from bench import cases, goals
+from bench import goals
+from bench.attention.cases import SWEEPS
+from bench.checks.base import NOT_MEASURED
 from bench.compare import Comparison
 from bench.medians import Ratio
 from bench.results import NAIVE, OURS, SDPA, Record, Results
@@ -44,7 +46,7 @@ def _busy(record: Record) -> str:
 
 def line(cells: Sequence[str]) -> str:
     """Cells as one line of columns, printed while the run goes on."""
-    widths = (56, 10, 9, 10, 19, 9, 22, 0)
+    widths = (60, 10, 9, 10, 19, 9, 22, 0)
     return "".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
 
 
@@ -94,23 +96,30 @@ def print_comparison(found: Comparison, old: str) -> None:
 
 
 def print_goals(results: Results) -> None:
-    """Goal beside reached, group by group."""
-    rows = []
+    """Goal beside reached, group by group; groups of which nothing was measured by name only."""
+    rows, absent = [], []
     for goal, checks in goals.evaluate(results):
+        if all(each.reached == NOT_MEASURED for each in checks):
+            absent.append(goal.group)
+            continue
         rows += [[goal.group if n == 0 else "", c.goal, c.reached, MET[c.met]] for n, c in enumerate(checks)]
     print_table("Goals", ("group", "goal", "reached", ""), rows)
+    if absent:
+        print(f"\n{NOT_MEASURED}: {', '.join(absent)}")
 
 
 def print_peers(results: Results) -> None:
-    """Time of every provider in ms, and what did not run, with the reason."""
-    labels = list(dict.fromkeys(name for r in results.records for name, run in r.runs.items() if run["kind"] != "twin"))
-    rows = []
-    for record in results.records:
-        if set(record.groups) <= set(cases.SWEEPS):
-            continue
-        cells = [record.spread(label) for label in labels]
-        rows.append([record.id, *(f"{cell.median * 1e3:.3f}" if cell else "-" for cell in cells)])
-    print_table("Milliseconds", ("case", *labels), rows)
+    """Time of every provider in ms, an op at a time, and what did not run, with the reason."""
+    for op in results.ops():
+        records = [record for record in results.records if record.op == op]
+        labels = list(dict.fromkeys(name for r in records for name, run in r.runs.items() if run["kind"] != "twin"))
+        rows = []
+        for record in records:
+            if set(record.groups) <= set(SWEEPS):
+                continue
+            cells = [record.spread(label) for label in labels]
+            rows.append([record.id, *(f"{cell.median * 1e3:.3f}" if cell else "-" for cell in cells)])
+        print_table(f"Milliseconds, {op}", ("case", *labels), rows)
     found = reasons(results)
     if found:
         print("\nDid not run")

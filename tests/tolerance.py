@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests import plain
 
 # c, in units of eps (the distance from 1 to the next number). 16 bits: half an eps is the rounding of the result, and

@@ -11,7 +11,8 @@ from bench.plots.style import style
 from bench.results import Results
 
 PLOTS: tuple[tuple[str, str, Callable[[Results], Any]], ...] = (
-    ("ratios", "Every case beside torch's SDPA", overview.ratios),
+    ("ratios", "Attention: every case beside torch's SDPA", overview.ratios),
+    ("other_ratios", "Concat-fusion and contrastive loss: every case beside its best peer", overview.other_ratios),
     ("lengths", "Speed against length", sweeps.lengths),
     ("roofline", "Roofline", overview.roofline),
     ("heat_map", "Ratio to SDPA over query rows and keys", sweeps.heat_map),

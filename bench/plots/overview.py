@@ -1,30 +1,53 @@
-"""Plots over all cases: how many times faster than SDPA, and the roofline."""
+"""Plots over all cases: how many times faster than SDPA or the best peer, and the roofline."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from bench import cases
+from bench.attention import cases
+from bench.case import SHORT
+from bench.checks import BEST
+from bench.contrastive import cases as contrastive
+from bench.fusion import cases as fusion
 from bench.medians import geometric_mean
 from bench.plots.style import INK, STYLES, powers
 from bench.plots.style import figure as new_figure
-from bench.results import OURS, SDPA, Results
+from bench.results import ATTENTION, OURS, SDPA, Results
 
 GOAL_RATIOS = {
     cases.FP32_FORWARD: 1.5, cases.FP32_BOTH: 1.5, cases.HALF_FORWARD: 1.5, cases.HALF_BOTH: 6.0,
-    cases.TRAINING_EXTRAS: 2.5, cases.FEW_QUERIES: 1.3,
+    cases.TRAINING_EXTRAS: 2.5, cases.FEW_QUERIES: 1.3, fusion.FP32_FORWARD: 1.15, fusion.BOTH: 1.15, fusion.FULL: 1.5,
+    contrastive.LOSS: 1.5,
 }  # fmt: skip
 """The smallest geometric mean that the goals ask for, drawn as a line."""
+ATTENTION_GROUPS = (
+    cases.FP32_FORWARD, cases.FP32_BOTH, cases.HALF_FORWARD, cases.HALF_BOTH, cases.TRAINING_EXTRAS, cases.MASKS,
+    cases.DECODE, cases.FEW_QUERIES,
+)  # fmt: skip
+OTHER_GROUPS = (fusion.FP32_FORWARD, fusion.HALF_FORWARD, fusion.BOTH, fusion.FULL, fusion.SHARED, contrastive.LOSS)
 
 
 def ratios(results: Results) -> Any:
-    """Every case as a dot: how many times faster than SDPA, by group; bars are geometric means, ticks the goals."""
+    """Attention's cases as dots, by group."""
+    label = "times faster than torch's SDPA (its best path for the case); left of 1: slower"
+    return _ratios(results, ATTENTION_GROUPS, SDPA, label)
+
+
+def other_ratios(results: Results) -> Any:
+    """The same of concat-fusion and the contrastive loss, over the best peer of each case."""
+    return _ratios(results, OTHER_GROUPS, BEST, "times faster than the best peer of each case; left of 1: slower")
+
+
+def _ratios(results: Results, groups: Sequence[str], over: str, label: str) -> Any:
+    """Every case as a dot: how many times faster than `over`; bars are geometric means, ticks the goals."""
     shown = []
-    for group in (
-        cases.FP32_FORWARD, cases.FP32_BOTH, cases.HALF_FORWARD, cases.HALF_BOTH, cases.TRAINING_EXTRAS, cases.MASKS,
-        cases.DECODE, cases.FEW_QUERIES,
-    ):  # fmt: skip
-        found = [(record, got.median) for record in results.group(group) if (got := record.ratio(SDPA))]
+    for group in groups:
+        found = [
+            (record, got.median)
+            for record in results.group(group)
+            if (got := record.ratio((record.best_peer() or "") if over == BEST else over))
+        ]
         if found:
             shown.append((group, found))
     if not shown:
@@ -55,8 +78,8 @@ def ratios(results: Results) -> Any:
     axes.set_yticks(range(len(shown)), [group for group, _ in shown])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("times faster than torch's SDPA (its best path for the case); left of 1: slower")
-    handles = [_handle(marker, color, cases.SHORT[dtype]) for dtype, (marker, color) in markers.items()]
+    axes.set_xlabel(label)
+    handles = [_handle(marker, color, SHORT[dtype]) for dtype, (marker, color) in markers.items()]
     handles += [
         _handle("|", STYLES[OURS][0], "geometric mean"),
         _handle("|", STYLES[SDPA][0], "goal (bf16 where they differ)"),
@@ -74,9 +97,13 @@ def _handle(marker: str, color: str, label: str) -> Any:
 
 
 def roofline(results: Results) -> Any:
-    """GFLOP/s over arithmetic intensity, under what the measured peaks allow; filled: fp32, hollow: bf16."""
+    """Attention's GFLOP/s over arithmetic intensity, under the measured peaks; filled: fp32, hollow: bf16."""
     peaks = results.machine.get("peaks")
-    records = [record for record in results.records if not set(record.groups) <= set(cases.SWEEPS) and record.gflops()]
+    records = [
+        record
+        for record in results.records
+        if record.op == ATTENTION and not set(record.groups) <= set(cases.SWEEPS) and record.gflops()
+    ]
     if not peaks or not records:
         return None
     figure, panels = new_figure(9.6, 4.3, 2)
@@ -104,7 +131,7 @@ def roofline(results: Results) -> Any:
                 if points:
                     xs, ys = zip(*points)
                     axes.plot(xs, ys, marker, color=color, markerfacecolor=color if face else "white",
-                              markersize=5, alpha=0.85, label=f"{label}, {cases.SHORT[dtype]}")  # fmt: skip
+                              markersize=5, alpha=0.85, label=f"{label}, {SHORT[dtype]}")  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
         powers(axes.xaxis, [1, 10, 100, 1000])

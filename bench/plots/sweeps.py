@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench import cases
+from bench.attention import cases
 from bench.plots.style import INK, STYLES, powers
 from bench.plots.style import figure as new_figure
 from bench.results import OURS, SDPA, Results

@@ -7,14 +7,14 @@
 MMK_NAMESPACE_BEGIN
 
 template <class Lane>
-MMK_HOST_DEVICE inline Lane sigmoid(Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane sigmoid(Lane x) {
   using Ops = LaneOps<Lane>;
   const Lane s = Ops::splat(1.0f) / (Ops::splat(1.0f) + Ops::exponential(Ops::splat(0.0f) - x));
   return Ops::where_less(x, Ops::splat(-88.0f), Ops::splat(0.0f), s);  // so that x * s is NaN at -inf, as in torch
 }
 
 template <class Lane, int count>
-MMK_HOST_DEVICE inline Lane polynomial(const float (&coefficient)[count], Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane polynomial(const float (&coefficient)[count], Lane x) {
   using Ops = LaneOps<Lane>;
   Lane sum = Ops::splat(coefficient[count - 1]);
   for (int i = count - 2; i >= 0; --i) sum = Ops::multiply_add(sum, x, Ops::splat(coefficient[i]));
@@ -30,7 +30,7 @@ struct Normal {
   Lane distribution, density;
 };
 template <class Lane>
-MMK_HOST_DEVICE inline Normal<Lane> normal(Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Normal<Lane> normal(Lane x) {
   using Ops = LaneOps<Lane>;
   constexpr float kCentre[] = {0.39894229f, -0.06649036f, 0.009973324f, -0.0011863302f, 1.1348669e-4f, -7.6543247e-6f};
   constexpr float kTail[] = {0.09973665f,   0.0996684985f,  0.09450835f, 0.07396206f,
@@ -47,14 +47,14 @@ MMK_HOST_DEVICE inline Normal<Lane> normal(Lane x) {
 
 /// tanh(sqrt(2 / pi) (x + 0.044715 x^3)), of which gelu_tanh is made.
 template <class Lane>
-MMK_HOST_DEVICE inline Lane gelu_tangent(Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane gelu_tangent(Lane x) {
   using Ops = LaneOps<Lane>;
   const Lane cubic = Ops::multiply_add(x * x, Ops::splat(0.044715f), Ops::splat(1.0f));
   return Ops::hyperbolic_tangent(Ops::splat(0.79788456f) * x * cubic);
 }
 
 template <Activation activation, class Lane>
-MMK_HOST_DEVICE inline Lane activate(Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane activate(Lane x) {
   using Ops = LaneOps<Lane>;
   const Lane zero = Ops::splat(0.0f), one = Ops::splat(1.0f);
   switch (activation) {
@@ -77,7 +77,7 @@ MMK_HOST_DEVICE inline Lane activate(Lane x) {
 
 /// grad * activate'(x)
 template <Activation activation, class Lane>
-MMK_HOST_DEVICE inline Lane activation_backward(Lane grad, Lane x) {
+MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane activation_backward(Lane grad, Lane x) {
   using Ops = LaneOps<Lane>;
   const Lane zero = Ops::splat(0.0f), one = Ops::splat(1.0f);
   switch (activation) {

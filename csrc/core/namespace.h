@@ -9,6 +9,9 @@
 #define MMK_ISA baseline
 #endif
 
+/// For functions that take or return a vector in a loop: a call would send it through memory.
+#define MMK_ALWAYS_INLINE inline __attribute__((always_inline))
+
 #ifdef __CUDACC__
 #define MMK_HOST_DEVICE __host__ __device__
 #else

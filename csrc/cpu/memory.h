@@ -19,8 +19,12 @@ inline const char* at(const void* data, DType dtype, int64_t index) {
   return static_cast<const char*>(data) + index * element_size(dtype);
 }
 
-inline Float widen(Half h, DType dtype) { return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h); }
-inline Half narrow(Float x, DType dtype) { return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x); }
+MMK_ALWAYS_INLINE Float widen(Half h, DType dtype) {
+  return dtype == DType::kBFloat16 ? widen_bfloat16(h) : widen_float16(h);
+}
+MMK_ALWAYS_INLINE Half narrow(Float x, DType dtype) {
+  return dtype == DType::kBFloat16 ? narrow_bfloat16(x) : narrow_float16(x);
+}
 
 /// to[i] = factor * from[i] for `count` elements with unit stride, read no further than that.
 inline void widen_run(const void* from, DType dtype, int64_t count, float factor, float* to) {
@@ -116,6 +120,14 @@ inline void pair_rows(const void* high, const void* low, int64_t columns, int64_
     memcpy(to + c, &word, sizeof word);
   }
   for (; c < width; ++c) to[c] = 0.0f;
+}
+
+/// Asks for memory before it is needed, into the second-level cache: the first is too small for what is under way.
+inline void prefetch_run(const void* from, int64_t bytes) {
+  // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  constexpr int64_t kLine = 64;
+  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<const char*>(from) + byte, 0, 2);
 }
 
 /// Rows in scratch, or in place; the stride counts elements.

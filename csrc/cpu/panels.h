@@ -14,6 +14,7 @@
 //     const float* numbers(row, first, count, buffer)   fp32 numbers [first, first + count) of a row: where they stand
 //                                                       or in `buffer`
 //     const uint16_t* bits(row, first)                  the same where they are bf16 in memory, or nullptr
+//     void prefetch(row, first, count)                  asks for them
 #pragma once
 
 #include "memory.h"
@@ -38,23 +39,28 @@ struct LeftTiles {
   int64_t stride, tile;
 };
 
-/// Elements along a row: floats or pairs, 0 from the last one on up to `width`.
+/// Elements along a row: floats or pairs, where they stand or in `to`; if `whole`, 0 from the last one on up to a whole
+/// number of vectors.
 template <class Reader>
-inline void read_along(Element element, const Reader& reader, int64_t row, int64_t first, int64_t count, int64_t width,
-                       float* to, float* buffer) {
-  const int64_t filled = elements(element, count);
+inline const float* read_along(Element element, const Reader& reader, int64_t row, int64_t first, int64_t count,
+                               bool whole, float* to, float* buffer) {
+  const int64_t filled = elements(element, count), width = whole ? round_up(filled, kLanes) : filled;
   if (element == Element::kFloat) {
     const float* numbers = reader.numbers(row, first, count, to);
+    if (numbers != to && width == filled) return numbers;
     if (numbers != to) memcpy(to, numbers, static_cast<size_t>(count) * sizeof(float));
+  } else if (const uint16_t* bits = reader.bits(row, first)) {
+    if (width * 2 == count && reinterpret_cast<uintptr_t>(bits) % sizeof(float) == 0) {
+      return reinterpret_cast<const float*>(bits);
+    }
+    if (count % 2) to[filled - 1] = 0.0f;
+    memcpy(to, bits, static_cast<size_t>(count) * sizeof(uint16_t));
   } else {
     if (count % 2) to[filled - 1] = 0.0f;
-    if (const uint16_t* bits = reader.bits(row, first)) {
-      memcpy(to, bits, static_cast<size_t>(count) * sizeof(uint16_t));
-    } else {
-      narrow_run(reader.numbers(row, first, count, buffer), count, to, DType::kBFloat16);
-    }
+    narrow_run(reader.numbers(row, first, count, buffer), count, to, DType::kBFloat16);
   }
   for (int64_t i = filled; i < width; ++i) to[i] = 0.0f;
+  return to;
 }
 
 /// Elements across rows, one of every column: a float of row `row`, or a pair of it, in the low half, and of the next one,
@@ -93,6 +99,11 @@ inline const float* read_across(Element element, const Reader& reader, int64_t r
   return buffer;
 }
 
+// Both operands have
+//     stage(..., first, rows, to, buffer)             rows [first, first + rows) of the left operand, in scratch
+//     pack(..., first, columns, to, buffer)           columns of the right one
+//     prefetch(slice, first, count, step, steps)      asks for a part, one of `steps`, of what either will read
+
 /// The product sums along the rows; a slice's part is told to the reader.
 template <class Reader>
 struct Along {
@@ -101,32 +112,45 @@ struct Along {
 
   LeftTiles stage(Element element, const Slice& slice, int64_t first, int64_t rows, float* to, float* buffer) const {
     const auto& part = reader.part(slice.part);
-    for (int64_t r = 0; r < rows; ++r) {
-      read_along(element, part, first + r, slice.first, slice.count, 0, to + r * kLeftStride, buffer);
+    const size_t bytes = static_cast<size_t>(elements(element, slice.count)) * sizeof(float);
+    for (int64_t r = 0; r < rows; ++r, to += kLeftStride) {
+      const float* row = read_along(element, part, first + r, slice.first, slice.count, false, to, buffer);
+      if (row != to) memcpy(to, row, bytes);
     }
-    return {to, kLeftStride, kTileRows * kLeftStride};
+    return {to - rows * kLeftStride, kLeftStride, kTileRows * kLeftStride};
+  }
+
+  void prefetch(const Slice& slice, int64_t first, int64_t rows, int64_t step, int64_t steps) const {
+    for (int64_t r = rows * step / steps; r < rows * (step + 1) / steps; ++r) {
+      reader.part(slice.part).prefetch(first + r, slice.first, slice.count);
+    }
   }
 
   void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {
     const auto& part = reader.part(slice.part);
-    const int64_t depth = elements(element, slice.count), width = round_up(depth, kLanes);
-    alignas(64) float rows[kLanes * kLeftStride];
-    alignas(64) float square[kLanes * kLanes];
+    const int64_t depth = elements(element, slice.count);
+    alignas(64) float copies[kLanes * kLeftStride];
+    alignas(64) float zeros[kDepth] = {};
     for (int64_t column = 0; column < columns; column += kLanes) {
+      const float* rows[kLanes];
       for (int64_t r = 0; r < kLanes; ++r) {
-        float* row = rows + r * kLeftStride;
-        if (column + r < columns) {
-          read_along(element, part, first + column + r, slice.first, slice.count, width, row, buffer);
-        } else {
-          for (int64_t i = 0; i < width; ++i) row[i] = 0.0f;
-        }
+        rows[r] = column + r < columns ? read_along(element, part, first + column + r, slice.first, slice.count, true,
+                                                    copies + r * kLeftStride, buffer)
+                                       : zeros;
       }
       float* panel = to + column / kPanel * depth * kPanel + column % kPanel;
-      int64_t k = 0;
-      for (; k + kLanes <= depth; k += kLanes) transpose_square(rows + k, kLeftStride, panel + k * kPanel, kPanel);
-      if (k == depth) continue;
-      transpose_square(rows + k, kLeftStride, square, kLanes);
-      for (int64_t i = k; i < depth; ++i) store(panel + i * kPanel, load(square + (i - k) * kLanes));
+      for (int64_t k = 0; k < depth; k += kLanes) {
+        Float square[kLanes];
+#pragma GCC unroll 16
+        for (int r = 0; r < kLanes; ++r) square[r] = load(rows[r] + k);
+        transpose_registers(square);
+        if (k + kLanes <= depth) {
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) store(panel + (k + i) * kPanel, square[i]);
+        } else {
+          for (int64_t i = k; i < depth; ++i) store(panel + i * kPanel, square[i - k]);
+        }
+      }
     }
   }
 };
@@ -147,9 +171,15 @@ struct Across {
       for (int64_t m = 0; m < whole; m += kTileRows, tile += depth * kTileRows) {
         memcpy(tile, from + m, kTileRows * sizeof(float));
       }
-      memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
+      if (whole < rows) memcpy(tile, from + whole, static_cast<size_t>(rows - whole) * sizeof(float));
     }
     return {to, kTileRows, depth * kTileRows};
+  }
+
+  void prefetch(const Slice& slice, int64_t first, int64_t columns, int64_t step, int64_t steps) const {
+    for (int64_t r = slice.count * step / steps; r < slice.count * (step + 1) / steps; ++r) {
+      reader.part(slice.part).prefetch(slice.first + r, first, columns);
+    }
   }
 
   void pack(Element element, const Slice& slice, int64_t first, int64_t columns, float* to, float* buffer) const {

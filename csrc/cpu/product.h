@@ -30,6 +30,14 @@ struct Depth {
     for (int i = 0; i < parts; ++i) sum += lengths[i];
     return sum;
   }
+  /// The slice that follows, of no numbers behind the last; the first follows {-1, 0, 0}.
+  Slice after(Element element, Slice slice) const {
+    slice.first += slice.count;
+    while (slice.part < 0 || (slice.part < parts && slice.first == lengths[slice.part])) slice = {slice.part + 1, 0, 0};
+    if (slice.part >= parts) return {parts, 0, 0};
+    slice.count = smaller(kDepth * numbers_in(element), lengths[slice.part] - slice.first);
+    return slice;
+  }
 };
 
 /// Scratch of a block.
@@ -44,41 +52,57 @@ struct BlockScratch {
       : left(arena.take(kLeft)), right(arena.take(kRight)), buffer(arena.take(kReadBuffer)) {}
 };
 
-/// Rows [row, row + rows) and columns [column, column + columns) of the product, in `c`: panels of kPanel columns, each
-/// [rows][kPanel]. Columns beyond `columns` come out as anything.
+/// A block of a product: panels of kPanel columns.
+struct Block {
+  const float* data;
+  int64_t panel;  // from panel to panel
+  const float* at(int64_t row, int64_t column) const {
+    return data + column / kPanel * panel + row * kPanel + column % kPanel;
+  }
+};
+
+/// Rows [row, row + rows) and columns [column, column + columns) of the product, in `c`: panels of [rows][kPanel].
+/// Columns beyond `columns` come out as anything.
 template <class Left, class Right>
 inline void product_block(Element element, const Depth& depth, const Left& left, const Right& right, int64_t row,
                           int64_t rows, int64_t column, int64_t columns, const BlockScratch& scratch, float* c) {
-  bool first = true;
-  for (int part = 0; part < depth.parts; ++part) {
-    for (int64_t k = 0; k < depth.lengths[part]; k += kDepth * numbers_in(element)) {
-      const Slice slice{part, k, smaller(kDepth * numbers_in(element), depth.lengths[part] - k)};
-      const int64_t links = elements(element, slice.count);
-      right.pack(element, slice, column, columns, scratch.right, scratch.buffer);
-      for (int64_t m = 0; m < rows; m += kStripe) {
-        const int64_t height = smaller(kStripe, rows - m);
-        const LeftTiles tiles = left.stage(element, slice, row + m, height, scratch.left, scratch.buffer);
-        for (int64_t n = 0; n < columns; n += kPanel) {
-          const int vectors = static_cast<int>(ceil_div(smaller<int64_t>(kPanel, columns - n), kLanes));
-          const float* panel = scratch.right + n * links;
-          for (int64_t t = 0; t < height; t += kTileRows) {
-            const float* tile = tiles.data + t / kTileRows * tiles.tile;
-            const int64_t tile_rows = smaller<int64_t>(kTileRows, height - t);
-            float* target = c + n * rows + (m + t) * kPanel;
-            if (first) {
-              gemm<Start::kZero, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
-                                              target, kPanel);
-            } else {
-              gemm<Start::kAdd, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
-                                             target, kPanel);
-            }
+  Slice slice = depth.after(element, {-1, 0, 0});
+  if (!slice.count) memset(c, 0, static_cast<size_t>(rows * round_up(columns, kPanel)) * sizeof(float));
+  const int64_t panels = ceil_div(columns, kPanel), steps = ceil_div(rows, kStripe) * panels;
+  for (bool first = true; slice.count; first = false) {
+    const Slice next = depth.after(element, slice);
+    const int64_t links = elements(element, slice.count);
+    int64_t step = 0;
+    right.pack(element, slice, column, columns, scratch.right, scratch.buffer);
+    for (int64_t m = 0; m < rows; m += kStripe) {
+      const int64_t height = smaller(kStripe, rows - m);
+      const LeftTiles tiles = left.stage(element, slice, row + m, height, scratch.left, scratch.buffer);
+      for (int64_t p = 0; p < panels; ++p, ++step) {
+        // What comes next is asked for meanwhile, little by little
+        if (m + kStripe < rows) {
+          left.prefetch(slice, row + m + kStripe, smaller(kStripe, rows - m - kStripe), p, panels);
+        } else if (next.count) {
+          left.prefetch(next, row, smaller(kStripe, rows), p, panels);
+        }
+        if (next.count) right.prefetch(next, column, columns, step, steps);
+        const int vectors = static_cast<int>(ceil_div(smaller<int64_t>(kPanel, columns - p * kPanel), kLanes));
+        const float* panel = scratch.right + p * kPanel * links;
+        for (int64_t t = 0; t < height; t += kTileRows) {
+          const float* tile = tiles.data + t / kTileRows * tiles.tile;
+          const int64_t tile_rows = smaller<int64_t>(kTileRows, height - t);
+          float* target = c + p * kPanel * rows + (m + t) * kPanel;
+          if (first) {
+            gemm<Start::kZero, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
+                                            target, kPanel);
+          } else {
+            gemm<Start::kAdd, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
+                                           target, kPanel);
           }
         }
       }
-      first = false;
     }
+    slice = next;
   }
-  if (first) memset(c, 0, static_cast<size_t>(rows * round_up(columns, kPanel)) * sizeof(float));
 }
 
 /// A multiple of both: where a block of rows may end, so that a sink sees whole groups of kPanel rows.
@@ -123,23 +147,18 @@ inline Plan plan_product(int64_t rows, int64_t columns, int64_t depth, int64_t t
   return best;
 }
 
-/// A panel to the sink, in stripes no higher than a panel is wide, with rows and columns exchanged.
-template <class Sink>
-inline void sink_transposed(const Sink& sink, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                            const float* c) {
-  alignas(64) float square[kPanel * kPanel];
-  for (int64_t m = 0; m < rows; m += kPanel) {
-    const int64_t height = smaller<int64_t>(kPanel, rows - m);
+/// A panel, [rows][kPanel], turned around: [kPanel][rows] as a block of `rows` columns in `to`.
+inline Block transpose_panel(const float* c, int64_t rows, float* to) {
+  for (int64_t m = 0; m < rows; m += kLanes) {
     for (int i = 0; i < kPanel; i += kLanes) {
-      for (int64_t j = 0; j < height; j += kLanes) {
-        transpose_square(c + (m + j) * kPanel + i, kPanel, square + i * kPanel + j, kPanel);
-      }
+      transpose_square(c + m * kPanel + i, kPanel, to + m / kPanel * (kPanel * kPanel) + i * kPanel + m % kPanel,
+                       kPanel);
     }
-    sink(column, columns, row + m, height, square);
   }
+  return {to, kPanel * kPanel};
 }
 
-/// Calls sink(row, rows, column, columns, c) once for every part of C: at most kPanel columns, c[rows][kPanel].
+/// Calls sink(row, rows, column, columns, block) once for every block of C.
 template <class Left, class Right, class Sink>
 inline void product(const Threads& threads, Element element, int64_t rows, int64_t columns, const Depth& depth,
                     const Left& left, const Right& right, const Sink& sink) {
@@ -149,28 +168,26 @@ inline void product(const Threads& threads, Element element, int64_t rows, int64
   const Plan plan = plan_product(rows, columns, depth.total(), threads.count);
   const int64_t m = plan.swapped ? columns : rows, n = plan.swapped ? rows : columns;
   const int64_t row_blocks = ceil_div(m, plan.block_rows), column_blocks = ceil_div(n, plan.block_columns);
-  // A transposed panel is read in whole squares: kLanes - 1 rows beyond its last one
+  // A panel is turned around in whole squares: it is read up to kLanes - 1 rows beyond its last
   const int64_t c_size = (plan.block_rows + kLanes) * round_up(plan.block_columns, kPanel);
+  const int64_t turned_size = plan.swapped ? kPanel * round_up(plan.block_rows, kPanel) : 0;
   parallel(threads, row_blocks * column_blocks, operations, [&](Claim& claim) {
-    Arena arena(BlockScratch::floats() + c_size + 64);
+    Arena arena(BlockScratch::floats() + c_size + turned_size + 64);
     const BlockScratch scratch(arena);
-    float* c = arena.take(c_size);
+    float *c = arena.take(c_size), *turned = arena.take(turned_size);
     for (int64_t index; (index = claim.next()) >= 0;) {
       // Blocks of one group of columns follow each other: their right operand is still in a cache
       const int64_t row = index % row_blocks * plan.block_rows, column = index / row_blocks * plan.block_columns;
       const int64_t height = smaller(plan.block_rows, m - row), width = smaller(plan.block_columns, n - column);
-      if (plan.swapped) {
-        product_block(element, depth, right, left, row, height, column, width, scratch, c);
-      } else {
+      if (!plan.swapped) {
         product_block(element, depth, left, right, row, height, column, width, scratch, c);
+        sink(row, height, column, width, Block{c, height * kPanel});
+        continue;
       }
+      product_block(element, depth, right, left, row, height, column, width, scratch, c);
       for (int64_t p = 0; p < width; p += kPanel) {
-        const int64_t panel = smaller<int64_t>(kPanel, width - p);
-        if (plan.swapped) {
-          sink_transposed(sink, row, height, column + p, panel, c + p * height);
-        } else {
-          sink(row, height, column + p, panel, c + p * height);
-        }
+        const Block block = transpose_panel(c + p * height, height, turned);
+        sink(column + p, smaller<int64_t>(kPanel, width - p), row, height, block);
       }
     }
   });

@@ -194,7 +194,7 @@ inline Float softmax_weight(Float x) {
 }
 
 /// e^x within 1.3 ulp over the whole range; exactly 1 at 0, exactly 0 below -87.3, NaN kept. x above 88 saturates.
-inline Float exponential(Float x) {
+MMK_ALWAYS_INLINE Float exponential(Float x) {
   const Int vanishes = x < splat(-87.3f);
   x = select(x > splat(88.0f), splat(88.0f), select(vanishes, splat(-87.3f), x));
   const Float magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer held in the low bits
@@ -214,7 +214,7 @@ inline Float exponential(Float x) {
   return select(vanishes, splat(0.0f), p * power);  // a product, not an integer add: NaN stays NaN
 }
 
-inline Float hyperbolic_tangent(Float x) {
+MMK_ALWAYS_INLINE Float hyperbolic_tangent(Float x) {
   const Float magnitude = (Float)((Int)x & 0x7fffffff);
   // near 0 the quotient below cancels: odd polynomial (Cephes tanhf)
   const Float s = x * x;
@@ -232,31 +232,31 @@ inline Float hyperbolic_tangent(Float x) {
 
 template <>
 struct LaneOps<Float> {
-  static Float splat(float x) { return MMK_ISA::splat(x); }
-  static Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
-  static Float exponential(Float x) { return MMK_ISA::exponential(x); }
-  static Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
-  static Float hyperbolic_tangent(Float x) { return MMK_ISA::hyperbolic_tangent(x); }
-  static Float where_less(Float a, Float b, Float yes, Float no) { return select(a < b, yes, no); }
-  static Float zero_where_minus_infinity(Float x) {
+  static MMK_ALWAYS_INLINE Float splat(float x) { return MMK_ISA::splat(x); }
+  static MMK_ALWAYS_INLINE Float maximum(Float a, Float b) { return MMK_ISA::maximum(a, b); }
+  static MMK_ALWAYS_INLINE Float exponential(Float x) { return MMK_ISA::exponential(x); }
+  static MMK_ALWAYS_INLINE Float multiply_add(Float a, Float b, Float c) { return MMK_ISA::multiply_add(a, b, c); }
+  static MMK_ALWAYS_INLINE Float hyperbolic_tangent(Float x) { return MMK_ISA::hyperbolic_tangent(x); }
+  static MMK_ALWAYS_INLINE Float where_less(Float a, Float b, Float yes, Float no) { return select(a < b, yes, no); }
+  static MMK_ALWAYS_INLINE Float zero_where_minus_infinity(Float x) {
     return select((Int)(x == MMK_ISA::splat(-INFINITY)), MMK_ISA::splat(0.0f), x);
   }
 };
 
 // ---- half precision ----
 
-inline Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
+MMK_ALWAYS_INLINE Float widen_bfloat16(Half h) { return (Float)(__builtin_convertvector(h, Word) << 16); }
 
 /// x to the nearest bf16, in the low half of every lane.
-inline Word round_bfloat16(Float x) {
+MMK_ALWAYS_INLINE Word round_bfloat16(Float x) {
   const Word bits = (Word)x;
   const Word rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Word quiet = (bits >> 16) | 0x40;
   return (Word)select(x != x, (Int)quiet, (Int)rounded);
 }
-inline Half narrow_bfloat16(Float x) { return __builtin_convertvector(round_bfloat16(x), Half); }
+MMK_ALWAYS_INLINE Half narrow_bfloat16(Float x) { return __builtin_convertvector(round_bfloat16(x), Half); }
 
-inline Float widen_float16(Half h) {
+MMK_ALWAYS_INLINE Float widen_float16(Half h) {
 #if MMK_AVX512
   return (Float)_mm512_cvtph_ps((__m256i)h);
 #elif MMK_AVX2
@@ -273,7 +273,7 @@ inline Float widen_float16(Half h) {
 #endif
 }
 
-inline Half narrow_float16(Float x) {
+MMK_ALWAYS_INLINE Half narrow_float16(Float x) {
 #if MMK_AVX512
   return (Half)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
 #elif MMK_AVX2
@@ -371,11 +371,9 @@ inline Float pair_neighbours(Float first, Float second) {
 #endif
 }
 
-/// Columns of kLanes x kLanes elements, by log2(kLanes) perfect shuffles of the rows.
-inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+/// Rows of kLanes x kLanes elements become columns, by log2(kLanes) perfect shuffles.
+MMK_ALWAYS_INLINE void transpose_registers(Float column[kLanes]) {
   Float next[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
 #pragma GCC unroll 4
   for (int stage = 1; stage < kLanes; stage *= 2) {
 #pragma GCC unroll 16
@@ -386,6 +384,12 @@ inline void load_columns(const float* from, int64_t from_stride, Float column[kL
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) column[i] = next[i];
   }
+}
+
+inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
+  transpose_registers(column);
 }
 
 inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {

@@ -12,15 +12,17 @@ MACHINE = {
 }  # fmt: skip
 
 
-def record(case_id: str, groups: list[str], dtype: str = "float32", **times: list[float]) -> dict[str, Any]:
-    """A case with samples by label; underscores in labels are spaces."""
+def record(
+    case_id: str, groups: list[str], dtype: str = "float32", op: str | None = None, **times: list[float]
+) -> dict[str, Any]:
+    """A case with samples by label; underscores in labels are spaces. Without an op: as files had it at first."""
     runs = {}
     for label, samples in times.items():
         kind = {"mmkernels": "ours", "own_fp32": "twin", "own_dense": "twin", "plain_read": "machine"}.get(
             label, "peer"
         )
         runs[label.replace("_", " ")] = {"kind": kind, "calls": 1, "samples": samples}
-    return {
+    return ({} if op is None else {"op": op}) | {
         "id": case_id, "problem": case_id, "dtype": dtype, "direction": "forward", "groups": groups, "q_len": 1,
         "k_len": 1, "pairs": 1, "flops": 10**9, "bytes": 10**6, "tile share": 0.5, "cold": False, "runs": runs,
     }  # fmt: skip

@@ -7,14 +7,17 @@ import os
 
 import pytest
 
-from bench import cases, cli, environment, machine, measure, session
-from bench.problems import Problem
+from bench import call_overhead, cases, cli, environment, machine, measure, memory, session
+from bench.attention.cases import FP32_BOTH, FP32_FORWARD
+from bench.attention.problems import Problem
+from bench.case import Case
+from bench.ops import every_provider
 from bench.results import Results
 from tests.bench.results import record, results
 
 TINY = [
-    cases.Case(Problem("tiny a", (5,), (9,), heads=2, dim=8), "float32", False, (cases.FP32_FORWARD,)),
-    cases.Case(Problem("tiny b", (5,), (9,), heads=2, dim=8), "float32", True, (cases.FP32_BOTH,)),
+    Case(Problem("tiny a", (5,), (9,), heads=2, dim=8), "float32", False, (FP32_FORWARD,)),
+    Case(Problem("tiny b", (5,), (9,), heads=2, dim=8), "float32", True, (FP32_BOTH,)),
 ]
 
 
@@ -23,7 +26,7 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(cases, "all_cases", lambda: list(TINY))
     monkeypatch.setattr(machine, "peaks", lambda: {"fma GFLOP/s": 100.0, "bf16 GFLOP/s": 200.0, "read GB/s": 10.0})
-    monkeypatch.setattr(session, "PROVIDERS", session.PROVIDERS[:3])
+    monkeypatch.setattr(session, "every_provider", lambda: every_provider()[:3])
 
 
 def bench(*arguments: object) -> int:
@@ -47,6 +50,18 @@ def test_a_run_is_saved_and_resumed(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "tiny b | fp32 | forward+backward" in printed and "Goals" in printed
     assert not list(tmp_path.glob(".*"))  # no temporary file is left
+
+
+def test_memory_of_a_selection_is_measured_when_asked_for(tmp_path, monkeypatch):
+    """A whole run measures all of it; of a selection the cases, and not the lengths."""
+    asked = []
+    monkeypatch.setattr(memory, "measure", lambda results, ids, names, lengths: asked.append((ids, lengths)) or {})
+    common = (*COMMON, "--out", tmp_path / "bench.json", "--no-check")
+    assert bench(*common, "--only", "tiny a") == 0 and not asked
+    assert bench(*common, "--only", "tiny a", "--memory") == 0
+    monkeypatch.setattr(call_overhead, "measure", lambda *counts: {})
+    assert bench(*common) == 0
+    assert [len(ids) for ids, _ in asked] == [1, 2] and [len(lengths) for _, lengths in asked] == [0, 5]
 
 
 def test_another_machine_is_not_mixed_in(tmp_path, capsys):
@@ -109,8 +124,8 @@ def test_list_measures_nothing(capsys):
 def test_report(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     made = results(
-        record("a", [cases.FP32_FORWARD], mmkernels=[1.0] * 5, SDPA=[2.0] * 5),
-        record("b", [cases.FP32_BOTH], mmkernels=[1.0] * 5, SDPA=[0.5] * 5),
+        record("a", [FP32_FORWARD], mmkernels=[1.0] * 5, SDPA=[2.0] * 5),
+        record("b", [FP32_BOTH], mmkernels=[1.0] * 5, SDPA=[0.5] * 5),
     )
     made.save(tmp_path / "x.json")
     assert bench("--show", tmp_path / "x.json", "--report", tmp_path / "report") == 0

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from bench import cases, goals
-from bench.goals import (
+from bench import cases, checks, goals
+from bench.attention.cases import MEMORY, OWN_FP32, SWEEPS, TINY
+from bench.case import OTHERS
+from bench.checks import (
     BandwidthShare,
+    FlopSaving,
     LinearMemory,
     Mean,
+    MeanWhereSlow,
+    MemoryShare,
     Minimum,
     Overhead,
     Packed,
     PeakShare,
     Reached,
+    ThreadMemory,
     TileTime,
     WithinTwin,
 )
 from tests.bench.results import MACHINE, record, results
 
 
-def check(kind: goals.Check, *records, **extra) -> Reached:
+def check(kind: checks.Check, *records, **extra) -> Reached:
     found = results(*records)
     found.data.update(extra)
     return kind.evaluate(found.records, found)
@@ -50,13 +56,13 @@ def test_mean_of_one_dtype():
 
 def test_best_peer_is_chosen_case_by_case():
     made = record("a", [], mmkernels=steady(1.0), SDPA=steady(3.0), naive=steady(1.2))
-    reached = check(Mean(goals.BEST, 1.5), made)
+    reached = check(Mean(checks.BEST, 1.5), made)
     assert not reached.met and "1.20x" in reached.reached
 
 
 def test_twins_are_not_peers():
     made = record("a", [], mmkernels=steady(1.0), SDPA=steady(3.0), own_dense=steady(0.5))
-    assert check(Mean(goals.BEST, 2.9), made).met
+    assert check(Mean(checks.BEST, 2.9), made).met
 
 
 def test_minimum_names_the_worst_case():
@@ -84,8 +90,8 @@ def test_peak_share_wants_every_problem():
 
 def test_twin_of_ours():
     made = record("a", [], "bfloat16", mmkernels=steady(1.2), own_fp32=steady(1.0))
-    assert not check(WithinTwin(cases.OWN_FP32, 1.15), made).met
-    assert check(WithinTwin(cases.OWN_FP32, 1.25), made).met
+    assert not check(WithinTwin(OWN_FP32, 1.15), made).met
+    assert check(WithinTwin(OWN_FP32, 1.25), made).met
 
 
 def test_masked_time_is_held_to_the_visible_share():
@@ -127,6 +133,44 @@ def test_memory_grows_with_the_length_not_its_square():
     assert not check(LinearMemory(), memory={"lengths": {"mmkernels": square}}).met
 
 
+def test_mean_where_the_peer_is_slow():
+    """10 GFLOP/s of 100 are slow, 50 are not; the record has 10^9 operations."""
+    slow = record("slow", [], mmkernels=steady(0.0125), naive=steady(0.1))
+    fast = record("fast", [], mmkernels=steady(0.02), naive=steady(0.02))
+    reached = check(MeanWhereSlow("naive", 7.9), slow, fast)
+    assert reached.met and "8.00x over 1 cases where it is slow, 1.00x over 1 cases where it is not" in reached.reached
+    assert not check(MeanWhereSlow("naive", 8.1), slow, fast).met
+    reached = check(MeanWhereSlow("naive", 8.0), fast)
+    assert reached.met is None and "where it is not" in reached.reached
+
+
+def test_share_of_the_operations_saved():
+    """Half of the operations: twice as fast keeps all of the saving, 1.7 times 85 %, 1.5 times 75 %."""
+    made = [record(name, [], mmkernels=steady(1.0), naive=steady(times)) for name, times in (("a", 1.7), ("b", 2.0))]
+    for each in made:
+        each["saving"] = 2.0
+    reached = check(FlopSaving("naive", 0.8), *made)
+    assert reached.met and "least 0.85x" in reached.reached and "at a;" in reached.reached
+    made[1]["runs"]["mmkernels"]["samples"] = steady(4 / 3)
+    reached = check(FlopSaving("naive", 0.8), *made)
+    assert not reached.met and "least 0.75x" in reached.reached and "1 of 2" in reached.reached
+
+
+def test_memory_of_threads_and_beside_a_peer():
+    mib = 1 << 20
+    made = [record("a", [], mmkernels=steady(1.0)), record("b", [], mmkernels=steady(1.0))]
+    measured = {
+        "cases": {"mmkernels": {"a": 3 * mib, "b": 4 * mib, "c": 99 * mib}, "naive": {"a": 60 * mib, "b": "no"}}
+    }
+    reached = check(ThreadMemory(4), *made, memory=measured)  # one thread
+    assert reached.met and "at b" in reached.reached and "2 cases" in reached.reached
+    assert not check(ThreadMemory(3.9), *made, memory=measured).met
+    assert check(MemoryShare("naive", 0.05), *made, memory=measured).met
+    assert not check(MemoryShare("naive", 0.04), *made, memory=measured).met
+    for kind in (ThreadMemory(4), MemoryShare("naive", 0.1)):
+        assert check(kind, *made, memory={"cases": {"SDPA": {"a": 1}}}).met is None
+
+
 def test_what_was_not_measured_is_neither_met_nor_missed():
     for goal, reached in goals.evaluate(results()):
         assert all(each.met is None for each in reached), goal.group
@@ -134,9 +178,9 @@ def test_what_was_not_measured_is_neither_met_nor_missed():
 
 def test_every_goal_has_cases_and_every_case_a_known_group():
     groups = {group for case in cases.all_cases() for group in case.groups}
-    without_cases = {cases.TINY, cases.MEMORY}
+    without_cases = {TINY, MEMORY}
     assert {goal.group for goal in goals.GOALS} - without_cases <= groups
-    assert groups <= {goal.group for goal in goals.GOALS} | set(cases.SWEEPS) | {cases.OTHERS}
+    assert groups <= {goal.group for goal in goals.GOALS} | set(SWEEPS) | {OTHERS}
 
 
 def test_case_names_are_unique():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 
 import pytest
 
 from bench import measure, run
-from bench.cases import Case
+from bench.attention.op import ATTENTION
+from bench.attention.problems import Problem
+from bench.attention.providers import PROVIDERS
+from bench.case import Case
 from bench.measure import Runner
-from bench.problems import Problem
-from bench.providers import PROVIDERS
-from bench.providers.base import Prepared
+from bench.provider import Prepared, Provider
 from bench.results import Record
 
 TINY = Case(Problem("tiny", (5,), (9,), heads=2, dim=8), "float32", True, ())
@@ -21,6 +23,11 @@ TINY = Case(Problem("tiny", (5,), (9,), heads=2, dim=8), "float32", True, ())
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.0)
+
+
+def provide(monkeypatch, *providers: Provider) -> None:
+    """Attention by these providers."""
+    monkeypatch.setattr(run, "op_of", lambda problem: replace(ATTENTION, providers=providers))
 
 
 def runner(label: str, call) -> Runner:
@@ -115,7 +122,7 @@ class Raising:
     ],
 )
 def test_a_provider_that_raises_is_reported(monkeypatch, when: str, sentence: str) -> None:
-    monkeypatch.setattr(run, "PROVIDERS", (*PROVIDERS[:2], Raising(when)))
+    provide(monkeypatch, *PROVIDERS[:2], Raising(when))
     found = run.run_case(TINY, ["mmkernels", "SDPA", "raising"], 5, 0.2)
     assert found["runs"]["raising"] == {"kind": "peer", "why_not": sentence}
     for name in ("mmkernels", "SDPA"):
@@ -123,7 +130,7 @@ def test_a_provider_that_raises_is_reported(monkeypatch, when: str, sentence: st
 
 
 def test_a_provider_that_cannot_be_limited_is_no_peer_of_a_limited_run(monkeypatch):
-    monkeypatch.setattr(run, "PROVIDERS", PROVIDERS[:3])
+    provide(monkeypatch, *PROVIDERS[:3])
     monkeypatch.setattr(run, "ignores_limit", lambda name: name == "naive")
     found = run.run_case(TINY, ["mmkernels", "SDPA", "naive"], 2, 0.05)
     assert found["runs"]["naive"]["kind"] == "unlimited" and found["runs"]["naive"]["error"]["allowed"] < 2
@@ -140,7 +147,7 @@ def test_results_that_are_wrong_show_in_the_error(monkeypatch):
             (right,) = super().prepare(call)
             return [Prepared(right.run, lambda found: {name: 1.01 * x for name, x in right.results(found).items()})]
 
-    monkeypatch.setattr(run, "PROVIDERS", (PROVIDERS[0], Wrong()))
+    provide(monkeypatch, PROVIDERS[0], Wrong())
     found = run.run_case(TINY, ["mmkernels", "wrong"], 2, 0.05)
     assert found["runs"]["mmkernels"]["error"]["allowed"] <= 1
     assert found["runs"]["wrong"]["error"]["allowed"] > 100

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests import plain
 from tests.backends import dtypes
 from tests.tolerance import Expectation, explain, same_bits, tolerance

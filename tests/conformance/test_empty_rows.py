@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests.backends import DEFAULT, NATIVE, REFERENCE, Run, dtypes, runs
 from tests.tolerance import check_call
 

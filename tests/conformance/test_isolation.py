@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests import plain
 from tests.backends import DEFAULT, NATIVE, Run, dtypes, runs
 from tests.tolerance import same_bits

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests import plain
 from tests.backends import CPU, DEFAULT, NATIVE, Run, dtypes, runs
 from tests.tolerance import same_bits

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.inputs import Inputs
-from bench.problems import PROBLEMS, Problem, named
+from bench.attention.inputs import Inputs
+from bench.attention.problems import PROBLEMS, Problem, named
 from tests.backends import CPU, DTYPES, EVERY, NATIVE, REFERENCE, Run, dtypes, runs
 from tests.tolerance import Expectation
 

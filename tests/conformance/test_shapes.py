@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from tests.backends import CPU, DEFAULT, EVERY, NATIVE, REFERENCE, Run, dtypes, runs
 from tests.tolerance import Expectation, check_call
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Bias, Inputs
+from bench.attention.inputs import Bias, Inputs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = ("contiguous", "heads inside", "odd slice", "one head", "strided")

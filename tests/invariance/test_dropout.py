@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Inputs
+from bench.attention.inputs import Inputs
 from mmkernels.philox import dropout_keep
 from tests import plain
 from tests.backends import CPU, EVERY, NATIVE, Run, dtypes, runs

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Inputs
-from bench.problems import named
+from bench.attention.inputs import Inputs
+from bench.attention.problems import named
 from tests import plain
 from tests.backends import NATIVE, Run, dtypes, runs
 from tests.tolerance import same_bits

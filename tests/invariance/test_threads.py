@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import mmkernels as mmk
-from bench.inputs import Inputs
-from bench.problems import PROBLEMS, Problem
+from bench.attention.inputs import Inputs
+from bench.attention.problems import PROBLEMS, Problem
 from tests import plain
 from tests.backends import CPU, DTYPES, NATIVE, Run, dtypes, runs
 from tests.tolerance import same_bits

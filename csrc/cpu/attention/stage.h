@@ -61,17 +61,12 @@ inline Staged stage_pairs(const TensorView& t, int64_t batch, int64_t head, int6
   return {buffer, width};
 }
 
-/// Asks for rows before they are needed, into the second-level cache: the first is too small for what is under way.
+/// Asks for rows before they are needed.
 inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int64_t row, int64_t rows,
                           int64_t columns) {
-  // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
-  __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  constexpr int64_t kLine = 64;
-  const int64_t bytes = columns * element_size(t.dtype), stride = t.row * element_size(t.dtype);
+  const int64_t stride = t.row * element_size(t.dtype);
   const char* first = row_of(t, batch, head, row);
-  for (int64_t r = 0; r < rows; ++r, first += stride) {
-    for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(first + byte, 0, 2);
-  }
+  for (int64_t r = 0; r < rows; ++r) prefetch_run(first + r * stride, columns * element_size(t.dtype));
 }
 
 MMK_NAMESPACE_END

@@ -34,7 +34,6 @@ class Backward {
 
   void run() {
     find_needs();
-    find_constant();
     find_slopes();
     sum_outputs();
     for (int i = 0; i < p_.num_sources; ++i) {
@@ -58,23 +57,23 @@ class Backward {
     for (int i = 0; i < p_.num_sources; ++i) inputs_ = inputs_ || p_.sources[i].grad.data;
   }
 
-  void find_constant() {
-    if (!(p_.bias || p_.norm_bias) || !(p_.activation != Activation::kNone || p_.grad_gate)) return;
-    const int64_t width = p_.norm_bias ? p_.width : 0;
-    weight_times(p_, p_.norm_bias, 0, width, p_.bias, constant_.take(round_up(p_.out, kPanel)), threads_);
-  }
-
   void find_slopes() {
+    const int64_t padded = round_up(p_.out, kPanel);
+    Memory level_weights;
+    WeightSum constant{}, level{};
+    if ((p_.bias || p_.norm_bias) && (p_.activation != Activation::kNone || p_.grad_gate)) {
+      constant = {constant_.take(padded), p_.norm_bias, p_.bias, p_.norm_bias != nullptr};
+    }
     NormSlopes norm;
-    Memory weight_sums;
     if (scaled_ && inputs_) {
       norm.slope = slope_.take(p_.rows);
       if (p_.norm == NormKind::kLayer) {
         norm.level = level_.take(p_.rows);
-        weight_times(p_, p_.norm_weight, 0, p_.width, nullptr, weight_sums.take(round_up(p_.out, kPanel)), threads_);
-        norm.weight_sums = weight_sums.get();
+        norm.weight_sums = level_weights.take(padded);
+        level = {level_weights.get(), p_.norm_weight, nullptr};
       }
     }
+    weight_sums(p_, 0, p_.width, constant, level, threads_);
     const bool copies = p_.activation != Activation::kNone || p_.gate.data;
     if (copies) {
       dz_.dtype = element_of(p_) == Element::kPair ? DType::kBFloat16 : DType::kFloat32;
@@ -159,7 +158,7 @@ class Backward {
     const Source& s = side.source;
     if (!s.grad.data) return;
     const float* scale = p_.norm_weight ? p_.norm_weight + s.first : nullptr;
-    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
+    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at_row = row + r;
         const bool own = s.shared;
@@ -168,7 +167,7 @@ class Backward {
         const float mean = side.mean ? side.mean[at_row] : 0.0f;
         for (int64_t i = 0; i < columns; i += kLanes) {
           const int64_t count = columns - i;
-          Float dx = load(c + r * kPanel + i);
+          Float dx = load(c.at(r, i));
           if (factor) dx = dx * splat(factor[at_row]);
           if (scale) dx = dx * load_numbers(scale, DType::kFloat32, column + i, count);
           if (side.slope) {
@@ -192,26 +191,24 @@ class Backward {
     const float* base = p_.norm_bias ? p_.norm_bias + s.first : nullptr;
     Memory groups;  // of kPanel outputs each, what they add to dg
     float* parts = p_.grad_norm_weight ? groups.take(ceil_div(p_.out, kPanel) * s.width) : nullptr;
-    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
-      for (int64_t i = 0; i < columns; i += kLanes) {
-        const int64_t count = columns - i;
-        const Float by = scale ? load_numbers(scale, DType::kFloat32, column + i, count) : splat(1.0f);
-        const Float bias = base ? load_numbers(base, DType::kFloat32, column + i, count) : splat(0.0f);
-        Float sum = splat(0.0f);
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t n = row + r, at_weight = s.first + column + i;
-          Float q = load(c + r * kPanel + i);
+    const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
+      alignas(64) float sums[larger(kMaxBlockRows, kMaxBlockColumns)];
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t n = row + r;
+        const bool starts = n % kPanel == 0, ends = (n + 1) % kPanel == 0 || n + 1 == p_.out;
+        for (int64_t i = 0; i < columns; i += kLanes) {
+          const int64_t count = columns - i, feature = column + i, at_weight = s.first + feature;
+          Float q = load(c.at(r, i));
           if (side.shift) q = q + splat(side.shift[n]);
           if (parts) {
-            sum = multiply_add(load_numbers(p_.weight, p_.dtype, n * p_.weight_stride + at_weight, count), q, sum);
-            if ((n + 1) % kPanel == 0 || n + 1 == p_.out) {
-              store_numbers(parts, DType::kFloat32, n / kPanel * s.width + column + i, count, sum);
-              sum = splat(0.0f);
-            }
+            const Float w = load_numbers(p_.weight, p_.dtype, n * p_.weight_stride + at_weight, count);
+            const Float sum = multiply_add(w, q, starts ? splat(0.0f) : load(sums + i));
+            store(sums + i, sum);
+            if (ends) store_numbers(parts, DType::kFloat32, n / kPanel * s.width + feature, count, sum);
           }
           if (!p_.grad_weight) continue;
-          if (scale) q = q * by;
-          if (base) q = q + splat(sums_.get()[n]) * bias;
+          if (scale) q = q * load_numbers(scale, DType::kFloat32, feature, count);
+          if (base) q = q + splat(sums_.get()[n]) * load_numbers(base, DType::kFloat32, feature, count);
           store_numbers(p_.grad_weight, p_.dtype, n * p_.width + at_weight, count, q);
         }
       }

@@ -23,7 +23,7 @@ struct Epilogue {
   const Shared& shared;
   const float* constant;  // padded to whole panels, or nullptr
 
-  void operator()(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) const {
+  void operator()(int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) const {
     switch (p.activation) {
 #define MMK_CASE(name)      \
   case Activation::k##name: \
@@ -40,7 +40,7 @@ struct Epilogue {
   }
 
   template <Activation activation>
-  void write(int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) const {
+  void write(int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) const {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at_row = row + r;
       const int64_t result = offset_of(p, p.result.stride, at_row);
@@ -48,7 +48,7 @@ struct Epilogue {
       const int64_t residual = p.residual.data ? offset_of(p, p.residual.stride, at_row) : 0;
       for (int64_t i = 0; i < columns; i += kLanes) {
         const int64_t count = columns - i;
-        Float u = shared.add(at_row, column + i, load(c + r * kPanel + i));
+        Float u = shared.add(at_row, column + i, load(c.at(r, i)));
         if (p.rstd) u = u * splat(p.rstd[at_row]);
         if (p.product) store_numbers(p.product, p.dtype, at_row * p.out + column + i, count, u);
         const Float z = constant ? u + load(constant + column + i) : u;
@@ -69,8 +69,8 @@ void fusion_forward(const FusionProblem& p, const Threads& threads) {
   if (p.out == 0) return;
   Memory constant;
   if (p.bias || p.norm_bias) {
-    const int64_t width = p.norm_bias ? p.width : 0;
-    weight_times(p, p.norm_bias, 0, width, p.bias, constant.take(round_up(p.out, kPanel)), threads);
+    float* row = constant.take(round_up(p.out, kPanel));
+    weight_sums(p, 0, p.width, {row, p.norm_bias, p.bias, p.norm_bias != nullptr}, {}, threads);
   }
   const Shared shared(p, norm, threads);
   const FullSources full(p);

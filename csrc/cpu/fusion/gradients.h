@@ -13,6 +13,9 @@ struct FloatRows {
   const FloatRows& part(int) const { return *this; }
   const float* numbers(int64_t row, int64_t first, int64_t, float*) const { return data + row * stride + first; }
   const uint16_t* bits(int64_t, int64_t) const { return nullptr; }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(data + row * stride + first, count * static_cast<int64_t>(sizeof(float)));
+  }
 };
 
 /// Rows of dz: those of grad_out where they are the same, or a copy in the type that products multiply.
@@ -31,10 +34,14 @@ struct SlopeRows {
     if (dtype != DType::kBFloat16) return nullptr;
     return static_cast<const uint16_t*>(data()) + offset(row) + first;
   }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(at(data(), dtype, offset(row) + first), count * element_size(dtype));
+  }
 };
 
 /// z = u + constant of a row, in kLanes columns.
-inline Float pre_activation(const FusionProblem& p, const float* constant, int64_t row, int64_t column, int64_t count) {
+MMK_ALWAYS_INLINE Float pre_activation(const FusionProblem& p, const float* constant, int64_t row, int64_t column,
+                                       int64_t count) {
   const Float u = load_numbers(p.saved_product, p.dtype, row * p.out + column, count);
   return constant ? u + load(constant + column) : u;
 }

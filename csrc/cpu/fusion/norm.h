@@ -117,32 +117,53 @@ inline void statistics(const FusionProblem& p, const OwnMoments* own, const Thre
   });
 }
 
-/// to[n] = start[n] + sum_k W[n, first + k] v[k] over `width` features; nullptr: 0, and 1 for v. Columns from `out` up
-/// to a whole panel are 0.
-inline void weight_times(const FusionProblem& p, const float* v, int64_t first, int64_t width, const float* start,
-                         float* to, const Threads& threads) {
+/// A row that goes through the weight: to[n] = start[n] + sum_k W[n, first + k] v[k], padded to whole panels with 0.
+struct WeightSum {
+  float* to;            // nullptr: not wanted
+  const float* v;       // nullptr: ones
+  const float* start;   // nullptr: 0
+  bool product = true;  // false: `start` alone
+};
+
+/// Up to two of them, of features [first, first + width), in one pass over the weight.
+inline void weight_sums(const FusionProblem& p, int64_t first, int64_t width, const WeightSum& one,
+                        const WeightSum& other, const Threads& threads) {
   constexpr int64_t kRows = 32;
-  parallel(threads, ceil_div(p.out, kRows), 2.0 * static_cast<double>(p.out * width), [&](Claim& claim) {
-    Arena arena(width + kLanes);
-    float* buffer = arena.take(width);
+  const bool reads = (one.to && one.product) || (other.to && other.product);
+  const int64_t features = reads ? width : 0;
+  parallel(threads, ceil_div(p.out, kRows), 4.0 * static_cast<double>(p.out * features), [&](Claim& claim) {
+    Arena arena(features + kLanes);
+    float* buffer = arena.take(features);
     const WeightRows weight{p, first};
-    for (int64_t item; (item = claim.next()) >= 0;) {
-      for (int64_t n = item * kRows; n < smaller((item + 1) * kRows, p.out); ++n) {
-        const float* w = weight.numbers(n, 0, width, buffer);
-        Float sum[2] = {splat(0.0f), splat(0.0f)};
-        const auto factor = [&](int64_t k) { return v ? load(v + k) : splat(1.0f); };
+    const auto sum = [&](const WeightSum& s, int64_t n, const float* w) {
+      if (!s.to) return;
+      float total = s.start ? s.start[n] : 0.0f;
+      if (s.product) {
+        Float chain[2] = {splat(0.0f), splat(0.0f)};
+        const auto factor = [&](int64_t k) { return s.v ? load(s.v + k) : splat(1.0f); };
         int64_t k = 0;
         for (; k + 2 * kLanes <= width; k += 2 * kLanes) {
-          sum[0] = multiply_add(load(w + k), factor(k), sum[0]);
-          sum[1] = multiply_add(load(w + k + kLanes), factor(k + kLanes), sum[1]);
+          chain[0] = multiply_add(load(w + k), factor(k), chain[0]);
+          chain[1] = multiply_add(load(w + k + kLanes), factor(k + kLanes), chain[1]);
         }
         float rest = 0.0f;
-        for (; k < width; ++k) rest += w[k] * (v ? v[k] : 1.0f);
-        to[n] = (start ? start[n] : 0.0f) + (horizontal_sum(sum[0] + sum[1]) + rest);
+        for (; k < width; ++k) rest += w[k] * (s.v ? s.v[k] : 1.0f);
+        total += horizontal_sum(chain[0] + chain[1]) + rest;
+      }
+      s.to[n] = total;
+    };
+    for (int64_t item; (item = claim.next()) >= 0;) {
+      for (int64_t n = item * kRows; n < smaller((item + 1) * kRows, p.out); ++n) {
+        const float* w = reads ? weight.numbers(n, 0, width, buffer) : nullptr;
+        sum(one, n, w);
+        sum(other, n, w);
       }
     }
   });
-  for (int64_t n = p.out; n < round_up(p.out, kPanel); ++n) to[n] = 0.0f;
+  for (int64_t n = p.out; n < round_up(p.out, kPanel); ++n) {
+    if (one.to) one.to[n] = 0.0f;
+    if (other.to) other.to[n] = 0.0f;
+  }
 }
 
 MMK_NAMESPACE_END

@@ -120,7 +120,7 @@ inline const float* read_numbers(const void* data, DType dtype, int64_t offset, 
 }
 
 /// Up to kLanes numbers, 0 beyond.
-inline Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t count) {
+MMK_ALWAYS_INLINE Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t count) {
   if (dtype == DType::kFloat32) {
     const float* p = static_cast<const float*>(data) + offset;
     if (count >= kLanes) return load(p);
@@ -136,13 +136,13 @@ inline Float load_numbers(const void* data, DType dtype, int64_t offset, int64_t
 }
 
 /// The gate or the residual beside columns [column, column + count) of a row.
-inline Float load_broadcast(const RowView& t, int64_t row_offset, int64_t column, int64_t count) {
+MMK_ALWAYS_INLINE Float load_broadcast(const RowView& t, int64_t row_offset, int64_t column, int64_t count) {
   if (t.column) return load_numbers(t.data, t.dtype, row_offset + column, count);
   float x;
   return splat(*read_numbers(t.data, t.dtype, row_offset, 1, &x));
 }
 
-inline void store_numbers(void* data, DType dtype, int64_t offset, int64_t count, Float x) {
+MMK_ALWAYS_INLINE void store_numbers(void* data, DType dtype, int64_t offset, int64_t count, Float x) {
   if (dtype == DType::kFloat32) {
     float* p = static_cast<float*>(data) + offset;
     if (count >= kLanes) {
@@ -169,6 +169,9 @@ struct WeightRows {
   }
   const uint16_t* bits(int64_t row, int64_t k) const {
     return static_cast<const uint16_t*>(p.weight) + row * p.weight_stride + first + k;
+  }
+  void prefetch(int64_t row, int64_t k, int64_t count) const {
+    prefetch_run(at(p.weight, p.dtype, row * p.weight_stride + first + k), count * element_size(p.dtype));
   }
 };
 
@@ -205,6 +208,9 @@ struct SourceRows {
   const uint16_t* bits(int64_t row, int64_t k) const {
     if (mean || factor || scale) return nullptr;
     return static_cast<const uint16_t*>(source.x.data) + offset(row) + k;
+  }
+  void prefetch(int64_t row, int64_t k, int64_t count) const {
+    prefetch_run(at(source.x.data, p.dtype, offset(row) + k), count * element_size(p.dtype));
   }
 };
 

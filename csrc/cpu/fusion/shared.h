@@ -60,23 +60,23 @@ class Shared {
       Part& part = parts_.add(&s, mean);
       float* product_rows = part.product.take(s.own_rows * width_);
       const int64_t width = width_;
-      const auto keep = [=](int64_t row, int64_t rows, int64_t column, int64_t columns, const float* c) {
+      const auto keep = [=](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t j = 0; j < columns; j += kLanes) {
-            store(product_rows + (row + r) * width + column + j, load(c + r * kPanel + j));
+            store(product_rows + (row + r) * width + column + j, load(c.at(r, j)));
           }
         }
       };
       product(threads, element_of(p), s.own_rows, p.out, Depth{&s.width, 1},
               Along<SourceRows>{{p, s, true, mean, nullptr, scale}}, Along<WeightRows>{{p, s.first}}, keep);
       if (mean) {
-        weight_times(p, scale, s.first, s.width, nullptr, part.level.take(width_), threads);
+        weight_sums(p, s.first, s.width, {part.level.take(width_), scale, nullptr}, {}, threads);
       }
     }
   }
 
   /// sum + what the shared sources of the row add to it before rstd, in kLanes columns.
-  Float add(int64_t row, int64_t column, Float sum) const {
+  MMK_ALWAYS_INLINE Float add(int64_t row, int64_t column, Float sum) const {
     for (const Part& part : parts_) {
       const int64_t own = offset_of(p_, part.source->own, row);
       sum = sum + load(part.product.get() + own * width_ + column);

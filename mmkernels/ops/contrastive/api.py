@@ -57,8 +57,9 @@ def contrastive_loss(
     Returns:
         The loss, () or (N,), in fp32 (fp64 for fp64 inputs); 0 for N = 0.
 
-    fp32, bf16, fp16 (accumulated in fp32) and fp64. Memory O((N + M) * D + 256 * M). Differentiable in image, text,
-    logit_scale and logit_bias; second derivatives, forward mode and torch.func build the logits.
+    fp32, bf16, fp16 (accumulated in fp32) and fp64. Memory beside operands and gradients: 64 * M + 4096 * D numbers on
+    the cpu backend (and M * D for 16-bit gradients), a few times 256 * M on the reference. Differentiable in image,
+    text, logit_scale and logit_bias; second derivatives, forward mode and torch.func build the logits.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.

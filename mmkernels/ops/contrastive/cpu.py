@@ -1,12 +1,181 @@
-"""The C++ backend of contrastive_loss: this release has none."""
+"""The C++ backend of contrastive_loss: the kernels of the native library."""
 
 from __future__ import annotations
 
-from mmkernels.backend import Problem
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-UNAVAILABLE = ("this release has no C++ kernel for contrastive_loss",)
+import torch
+from torch import Tensor
+
+from mmkernels import _native
+from mmkernels.backend import Problem
+from mmkernels.layout import unit_last_stride
+from mmkernels.ops.contrastive.statistics import Side, Statistics, backward_with, forward_with
+from mmkernels.ops.contrastive.targets import check_targets
+from mmkernels.precision import without_autocast
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+if _native.loaded:
+    _forward = torch.ops.mmkernels_cpu.contrastive_forward.default
+    _forward_sigmoid = torch.ops.mmkernels_cpu.contrastive_forward_sigmoid.default
+    _backward = torch.ops.mmkernels_cpu.contrastive_backward.default
+    _backward_sigmoid = torch.ops.mmkernels_cpu.contrastive_backward_sigmoid.default
 
 
 def why_not(problem: Problem) -> list[str]:
-    """Sentences that say why this backend cannot run the problem."""
-    return list(UNAVAILABLE)
+    """Sentences that say why the C++ kernels cannot run the problem; empty where they can."""
+    reasons = []
+    if _native.why_not_loaded is not None:
+        reasons.append(_native.why_not_loaded)
+    if problem.device.type != "cpu":
+        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
+    if problem.dtype not in DTYPES:
+        reasons.append(f"it has no {problem.dtype} kernels")
+    return reasons
+
+
+@without_autocast
+def forward(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    kind: str,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What reference.forward returns, and raises."""
+    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
+    return forward_with(sys.modules[__name__], *call)
+
+
+@without_autocast
+def backward(
+    grad_loss: Tensor,
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    kind: str,
+    label_smoothing: float,
+    reduction: str,
+    row_stats: Tensor,
+    column_stats: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of (image, text, logit_scale, logit_bias), shape (0,) where `needs` says no."""
+    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
+    return backward_with(sys.modules[__name__], grad_loss, *call, row_stats, column_stats, needs)
+
+
+def statistics(
+    image: Tensor, text: Tensor, logit_scale: Tensor, targets: Tensor | None, totals: bool
+) -> tuple[Statistics, Statistics]:
+    """What the softmax kind needs of every row and of every column."""
+    lengths = image.shape[0], text.shape[0]
+    if 0 in lengths:
+        check_targets(targets, lengths[1])
+        return Statistics.of_nothing(lengths[0], image, totals), Statistics.of_nothing(lengths[1], text, totals)
+    stats = [image.new_empty((2, n), dtype=torch.float32) for n in lengths]
+    terms = [image.new_empty((2 if totals else 1, n), dtype=torch.float32) for n in lengths]
+    embeddings = unit_last_stride(image), unit_last_stride(text)
+    _run(_forward, *embeddings, float(logit_scale), targets, totals, stats[0], terms[0], stats[1], terms[1])
+    row, column = (Statistics(stats[i], terms[i][0], terms[i][1] if totals else None) for i in range(2))
+    return row, column
+
+
+def gradients(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    targets: Tensor | None,
+    row_side: Side,
+    column_side: Side,
+    levels: bool,
+    needs: Sequence[bool],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of image and text (in `dtype`) and of logit_scale, what is needed, from both sides; `levels`: some are not 0."""
+    of_image, of_text, sums = _outputs(image, text, needs, dtype)
+    _run(
+        _backward, unit_last_stride(image), unit_last_stride(text), float(logit_scale), targets, levels,
+        torch.stack(row_side), torch.stack(column_side), of_image, of_text, sums,
+    )  # fmt: skip
+    return _given(image, of_image), _given(text, of_text), _given(image, sums, 0)
+
+
+def sigmoid_losses(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    label_smoothing: float,
+) -> Tensor:
+    """The loss of every row."""
+    per_row = image.new_zeros((1, image.shape[0]), dtype=torch.float32)
+    _run(
+        _forward_sigmoid, unit_last_stride(image), unit_last_stride(text), float(logit_scale), _number(logit_bias),
+        targets, label_smoothing, per_row,
+    )  # fmt: skip
+    return per_row[0]
+
+
+def sigmoid_gradients(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    label_smoothing: float,
+    row_grad: Tensor,
+    needs: Sequence[bool],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of image and text (in `dtype`), logit_scale and logit_bias, what is needed, from the rows' gradients."""
+    of_image, of_text, sums = _outputs(image, text, needs, dtype)
+    _run(
+        _backward_sigmoid, unit_last_stride(image), unit_last_stride(text), float(logit_scale), _number(logit_bias),
+        targets, label_smoothing, row_grad.reshape(1, -1).contiguous(), of_image, of_text, sums,
+    )  # fmt: skip
+    return _given(image, of_image), _given(text, of_text), _given(image, sums, 0), _given(image, sums, 1)
+
+
+def _number(logit_bias: Tensor | None) -> float:
+    return 0.0 if logit_bias is None else float(logit_bias)
+
+
+def _outputs(
+    image: Tensor, text: Tensor, needs: Sequence[bool], dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Memory for the gradients of image, text and of the two scalars; None where nothing is needed."""
+    nothing = image.shape[0] == 0 or text.shape[0] == 0  # for the kernel to do, nor anyone to write the zeros
+    make: Callable[..., Tensor] = torch.zeros if nothing else torch.empty
+    of_image, of_text = (
+        make(tensor.shape, dtype=dtype) if need else None for tensor, need in zip((image, text), needs, strict=False)
+    )
+    return of_image, of_text, torch.zeros(2, dtype=torch.float64) if needs[2] or needs[3] else None
+
+
+def _given(like: Tensor, result: Tensor | None, index: int | None = None) -> Tensor:
+    """The result, or one number of it, or (0,) where nothing was asked for."""
+    if result is None:
+        return like.new_empty(0)
+    return result if index is None else result[index]
+
+
+def _run(kernel: Callable[..., Any], *args: Any) -> None:
+    """The library's own complaints are about values of `targets`: they are the caller's errors."""
+    try:
+        kernel(*args)
+    except RuntimeError as error:
+        text = str(error)
+        position = text.find("mmkernels:")
+        if position < 0:
+            raise
+        raise ValueError(text[position:].splitlines()[0].removeprefix("mmkernels:").strip()) from None

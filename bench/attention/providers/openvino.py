@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases import Call, Case, make_call
-from bench.problems import Problem
-from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed, those_made
+from bench.attention.call import Call, make_call
+from bench.attention.problems import Problem
+from bench.attention.providers.dense import Dense, Folded, fp32_forward_only
+from bench.case import Case
+from bench.provider import Prepared, installed, those_made
 
 WAYS = ("plain graph", "ScaledDotProductAttention")
 

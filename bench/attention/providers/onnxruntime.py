@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.cases import Call, Case
-from bench.providers.base import Dense, Folded, Prepared, fp32_forward_only, installed, those_made
+from bench.attention.call import Call
+from bench.attention.providers.dense import Dense, Folded, fp32_forward_only
+from bench.case import Case
+from bench.provider import Prepared, installed, those_made
 
 
 class OnnxRuntime:

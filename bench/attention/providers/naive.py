@@ -6,23 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import Call, Case
-from bench.providers.base import MOST_BYTES, Dense, Prepared, torch_instruction_set
-from bench.work import element_size
+from bench.attention.call import Call
+from bench.attention.providers.dense import MOST_BYTES, Dense
+from bench.attention.work import element_size
+from bench.case import Case
+from bench.provider import InTorch, Prepared
 
 
-class Naive:
+class Naive(InTorch):
     """The path that every model starts with."""
 
     name = "naive"
-
-    def version(self) -> str | None:
-        """torch's."""
-        return torch.__version__
-
-    def instruction_set(self) -> str:
-        """torch's."""
-        return torch_instruction_set()
 
     def why_not(self, case: Case) -> str | None:
         """It keeps whole matrices."""

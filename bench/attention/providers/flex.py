@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,27 +9,19 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.cases import Call, Case
-from bench.inputs import Bias, Inputs
-from bench.providers.base import Dense, Prepared
+from bench.attention.call import Call
+from bench.attention.inputs import Bias, Inputs
+from bench.attention.providers.dense import Dense
+from bench.case import Case
+from bench.provider import InInductor, Prepared, compiled
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-class Flex:
+class Flex(InInductor):
     """Masks as block masks (causal by index, others looked up), biases as score_mod; packed sequences padded."""
 
     name = "FlexAttention"
-
-    def version(self) -> str | None:
-        """torch's."""
-        return torch.__version__
-
-    def instruction_set(self) -> str:
-        """What inductor compiles for."""
-        from torch._inductor.cpu_vec_isa import pick_vec_isa
-
-        return str(pick_vec_isa())
 
     def why_not(self, case: Case) -> str | None:
         """What its CPU path lacks."""
@@ -42,7 +33,7 @@ class Flex:
 
     def prepare(self, call: Call) -> list[Prepared]:
         """One way. Compiles here, which takes seconds."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         dense = Dense.of(call)
         query, key, _ = dense.operands()
@@ -53,7 +44,7 @@ class Flex:
             block_mask = create_block_mask(mod, batch, None, query.shape[2], key.shape[2], device=query.device.type)
         options: dict[str, Any] = {"block_mask": block_mask, "score_mod": _score_mod(call.inputs.bias, key.shape[2])}
         options |= {"scale": dense.scale, "enable_gqa": dense.group > 1}
-        attend = compiled()
+        attend = compiled(flex_attention)
 
         def forward() -> Tensor:
             return attend(*dense.operands(), **options)
@@ -61,15 +52,6 @@ class Flex:
         with torch.no_grad():
             forward()
         return [dense.prepared(forward)]
-
-
-@functools.cache
-def compiled() -> Callable[..., Tensor]:
-    """The one compiled function; it specialises for every call it has not seen."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    torch._dynamo.config.cache_size_limit = 1024
-    return torch.compile(flex_attention, dynamic=False)
 
 
 def _mask_mod(dense: Dense, inputs: Inputs) -> MaskMod | None:

@@ -1,84 +1,22 @@
-"""The interface of a provider, and a call in the form that peers take."""
+"""A call in the form that peers take."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.cases import Call, Case
-from bench.inputs import Bias
-from bench.work import lengths_of, visible
+from bench.attention.call import Call
+from bench.attention.inputs import Bias
+from bench.attention.work import lengths_of, visible
+from bench.case import Case
+from bench.provider import Prepared, Results, cpu_only
 
 MOST_BYTES = 1 << 29
 """Of a matrix of weights: paths that keep several of larger ones are left out."""
-
-Results = dict[str, Tensor]
-"""Results by name: "out" (or "out 0", "out 1" of a joint call), "grad query 0" and so on, as `Inputs.leaves` names."""
-
-
-@dataclass
-class Prepared:
-    """One way to compute a call."""
-
-    run: Callable[[], Any]
-    """What is timed."""
-    results: Callable[[Any], Results]
-    """What `run` returned, in our layout."""
-    way: str = ""
-    """Which of a provider's ways this is."""
-
-
-class Provider(Protocol):
-    """A library, or one path of it."""
-
-    name: str
-
-    def version(self) -> str | None:
-        """Its version; None: not installed."""
-
-    def instruction_set(self) -> str:
-        """What it says it uses on this processor."""
-
-    def why_not(self, case: Case) -> str | None:
-        """A sentence saying why it cannot do a case, or None."""
-
-    def prepare(self, call: Call) -> list[Prepared]:
-        """The ways to compute a call. May raise: the message is what the table then says."""
-
-
-def torch_instruction_set() -> str:
-    """Of torch's own kernels; its matrix products come from MKL and oneDNN, which read limits of their own."""
-    limits = [
-        f"{name}={os.environ[name]}" for name in ("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA") if name in os.environ
-    ]
-    return ", ".join([torch.backends.cpu.get_cpu_capability(), *limits])
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, None if it is absent."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def gpu_only(case: Case) -> str | None:
-    """Why a library for GPUs is not measured."""
-    if not torch.cuda.is_available():
-        return "no GPU here"
-    return None if case.device == "cuda" else "runs on a GPU: give --device cuda"
-
-
-def cpu_only(case: Case) -> str | None:
-    """Why a path for CPUs is not measured."""
-    return None if case.device == "cpu" else "set up for the CPU only"
 
 
 @dataclass
@@ -227,19 +165,6 @@ class Folded:
         if self.dense.group > 1:
             out = out.unflatten(2, (self.dense.group, -1)).flatten(1, 2)
         return self.dense.results(out, ())
-
-
-def those_made(makers: Iterable[tuple[str, Callable[[], Prepared]]]) -> list[Prepared]:
-    """The ways, by name, that can be made; raises with every reason if none can."""
-    ways, failures = [], []
-    for name, make in makers:
-        try:
-            ways.append(make())
-        except Exception as error:
-            failures.append(f"{name}: {str(error).splitlines()[0][:120]}")
-    if not ways:
-        raise RuntimeError("; ".join(failures))
-    return ways
 
 
 def fp32_forward_only(case: Case) -> str | None:

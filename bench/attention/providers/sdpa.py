@@ -10,26 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import Call, Case
-from bench.providers.base import MOST_BYTES, Dense, Prepared, gpu_only, torch_instruction_set
+from bench.attention.call import Call
+from bench.attention.providers.dense import MOST_BYTES, Dense
+from bench.case import Case
+from bench.provider import InTorch, Prepared, gpu_only
 
 
-class Sdpa:
+class Sdpa(InTorch):
     """Ways: is_causal, a bool or a float mask; the fused or the plain kernel; packed: padded, or one by one."""
 
     name = "SDPA"
-
-    def version(self) -> str | None:
-        """torch's."""
-        return torch.__version__
-
-    def instruction_set(self) -> str:
-        """torch's."""
-        return torch_instruction_set()
-
-    def why_not(self, case: Case) -> str | None:
-        """It has a path for every case, if only the plain one."""
-        return None
 
     def prepare(self, call: Call) -> list[Prepared]:
         """All ways that apply."""

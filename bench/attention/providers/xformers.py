@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bench.cases import Call, Case
-from bench.providers.base import Dense, Prepared, gpu_only, installed
+from bench.attention.call import Call
+from bench.attention.providers.dense import Dense
+from bench.case import Case
+from bench.provider import Prepared, gpu_only, installed
 
 
 class Xformers:

@@ -8,27 +8,12 @@ from typing import Any
 import torch
 
 import mmkernels as mmk
-from bench.cases import Call, Case
-from bench.providers.base import Prepared, Results
-from mmkernels import _native
+from bench.attention.call import Call
+from bench.provider import OurPackage, Prepared, Results
 
 
-class Ours:
+class Ours(OurPackage):
     """The public functions, called as a model calls them."""
-
-    name = "mmkernels"
-
-    def version(self) -> str | None:
-        """Of the package."""
-        return mmk.__version__
-
-    def instruction_set(self) -> str:
-        """Of the kernels that were picked."""
-        return torch.ops.mmkernels_cpu.isa() if _native.loaded else "reference backend"
-
-    def why_not(self, case: Case) -> str | None:
-        """Every case is one of ours."""
-        return None
 
     def prepare(self, call: Call) -> list[Prepared]:
         """One way: the call."""

@@ -1,15 +1,15 @@
-"""Every provider computes the same as ours, so that the times are of the same thing."""
+"""The cases of attention: every provider computes the same as ours, so that the times are of the same thing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bench import accuracy
-from bench.cases import Call, make_call
-from bench.problems import named
-from bench.providers import PROVIDERS
-from bench.work import work_of
+from bench.attention.accuracy import reference
+from bench.attention.call import Call, make_call
+from bench.attention.problems import named
+from bench.attention.providers import PROVIDERS
+from bench.attention.work import work_of
 
 SMALL = (
     "text-to-image 77x1024", "Q-Former 32x257", "mllama 32x1601", "joint padded text", "ViT 197", "SAM 7x4096 D16",
@@ -84,7 +84,7 @@ def test_flex_attention(name: str) -> None:
 def test_gpu_peers_say_why_not():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    from bench.cases import Case
+    from bench.case import Case
 
     case = Case(named("square 1024"), "bfloat16", False, ())
     for name in ("flash-attn", "xformers", "cuDNN SDPA"):
@@ -96,7 +96,7 @@ def test_gpu_peers_say_why_not():
 def test_the_error_is_that_of_the_slice_compared(name: str, backward: bool) -> None:
     """Ours is within what the tests allow; a single wrong element is seen."""
     call, _ = small_call(name, "float32", backward)
-    expected = accuracy.reference(call)
+    expected = reference(call)
     (found,) = results_of("mmkernels", call)
     assert expected.error(found).allowed <= 1
     for result in expected.expected:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import mmkernels as mmk
-from bench.inputs import Bias, Inputs
+from bench.attention.inputs import Bias, Inputs
 
 BLOCK, CHUNK = 64, 512
 """Keys per block and per chunk of the CPU kernels: a reduced problem keeps its length's rest, and crosses a chunk."""

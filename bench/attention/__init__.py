@@ -1,0 +1,1 @@
+"""Attention: problems that the tests share, cases, peers, and what results are held to."""

@@ -1,0 +1,1 @@
+"""Concat-fusion: named problems, cases, peers, and what results are held to."""
