@@ -125,7 +125,9 @@ def absolute_sums(
     gate = torch.ones((), dtype=torch.float64) if rest["gate"] is None else absolute["gate"]
     residual = 0 if rest["residual"] is None else absolute["residual"]
     multiplied = products if rounded and case.norm else 0
-    outer_z = u.abs() + constant.abs() + multiplied
+    # Below the smallest normal number the saved product's rounding is absolute.
+    outer_u = u.abs().clamp(min=torch.finfo(dtype).smallest_normal) + multiplied
+    outer_z = outer_u + constant.abs()
     outer_act = act + LIPSCHITZ * multiplied
     inner_act = act + LIPSCHITZ * inner_z
 
@@ -139,7 +141,7 @@ def absolute_sums(
         return grad.abs() * gate * (slope + moved)
 
     eps, eps32 = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
-    outer = _Sums(features.abs(), u.abs() + multiplied, outer_z, outer_act, dz(outer_z, eps))
+    outer = _Sums(features.abs(), outer_u, outer_z, outer_act, dz(outer_z, eps))
     within = _Sums(spread, inner_u, inner_z, inner_act, dz(inner_z, eps32))
     terms = {"out": gate * outer_act + residual, **dict(_gradients(case, operands, outer, grad, rstd))}
     inner = {"out": gate * inner_act + residual, **dict(_gradients(case, operands, within, grad, rstd))}
