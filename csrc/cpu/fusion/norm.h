@@ -41,7 +41,10 @@ inline float sum_of(const float* x, int64_t count, float centre) {
 
 inline Moments moments_of(const FusionProblem& p, const float* x, int64_t count) {
   if (p.norm == NormKind::kRms) return {0.0f, sum_of<2>(x, count, 0.0f)};
-  const float mean = count ? sum_of<1>(x, count, 0.0f) / static_cast<float>(count) : 0.0f;
+  const float number = static_cast<float>(larger<int64_t>(count, 1));
+  const float rough = sum_of<1>(x, count, 0.0f) / number;
+  // A sum of thousands of large numbers loses digits that the deviations around it need: they are added back
+  const float mean = rough + sum_of<1>(x, count, rough) / number;
   return {mean, sum_of<2>(x, count, mean)};
 }
 

@@ -124,9 +124,12 @@ def _check_tensor(name: str, tensor: Any, first: Tensor) -> None:
 
 def _check_product(inputs: list[Tensor], weight: Tensor) -> torch.Size:
     """The joint leading shape of the inputs, if they multiply with the weight."""
-    for name, tensor in (*((f"inputs[{i}]", x) for i, x in enumerate(inputs)), ("weight", weight)):
-        if tensor.dtype != inputs[0].dtype:
-            raise TypeError(f"{name} has dtype {tensor.dtype}, but inputs[0] has {inputs[0].dtype}")
+    dtype = inputs[0].dtype
+    for i, x in enumerate(inputs):
+        if x.dtype != dtype:
+            raise TypeError(f"inputs[{i}] has dtype {x.dtype}, but inputs[0] has {dtype}")
+    if weight.dtype != dtype:
+        raise TypeError(f"weight has dtype {weight.dtype}, but inputs[0] has {dtype}")
     widths = [x.shape[-1] for x in inputs]
     if weight.dim() != 2 or weight.shape[1] != sum(widths):
         raise ValueError(

@@ -54,7 +54,7 @@ def forward(
     save: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(out, u, mean, rstd) as the reference's forward gives them."""
-    rows, empty = rows_shape(inputs), weight.new_empty(0)
+    rows = rows_shape(inputs)
     shape = (*rows, weight.shape[0])
     out = weight.new_empty(shape, dtype=output_dtype(weight.dtype, residual))
     product = weight.new_empty(shape) if save and saves_product(norm_kind, activation, gate is not None) else None
@@ -68,9 +68,9 @@ def forward(
     # The outputs of an op may not share memory, nor be None.
     return (
         out,
-        empty if product is None else product,
-        empty.new_empty(0, dtype=torch.float32) if mean is None else mean,
-        empty.new_empty(0, dtype=torch.float32) if rstd is None else rstd,
+        weight.new_empty(0) if product is None else product,
+        torch.empty(0) if mean is None else mean,
+        torch.empty(0) if rstd is None else rstd,
     )
 
 
@@ -95,10 +95,7 @@ def backward(
     if saves and u.shape != grad_out.shape:
         u = forward(inputs, weight, bias, norm_weight, norm_bias, gate, None, norm_kind, eps, activation)[1]
     needs_input, (needs_weight, *needed) = needs[:-5], needs[-5:]
-    empty = weight.new_empty(0)
-    grad_inputs = [
-        empty_gradient(x) if need else empty.clone() for x, need in zip(inputs, needs_input, strict=True)
-    ]  # fmt: skip
+    grad_inputs = [empty_gradient(x) if need else x.new_empty(0) for x, need in zip(inputs, needs_input, strict=True)]
     grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     parameters = (bias, norm_weight, norm_bias, gate)
     sums = [
@@ -109,7 +106,7 @@ def backward(
         for grad in (*grad_inputs, grad_weight, *sums):
             if grad is not None:
                 grad.zero_()
-        return _results(grad_inputs, grad_weight, sums, parameters, empty)
+        return _results(weight, grad_inputs, grad_weight, sums, parameters)
     _backward(
         _readable(grad_out), [unit_last_stride(x) for x in inputs], unit_last_stride(weight), _vector(bias),
         _vector(norm_weight), _vector(norm_bias), _readable(gate), norm_kind, eps, _ACTIVATION[activation],
@@ -117,22 +114,28 @@ def backward(
         rstd.contiguous() if norm_kind != NORM_NONE else None, [int(need) for need in needs_input], grad_inputs,
         grad_weight, *sums,
     )  # fmt: skip
-    return _results(grad_inputs, grad_weight, sums, parameters, empty)
+    return _results(weight, grad_inputs, grad_weight, sums, parameters)
 
 
 def _results(
+    weight: Tensor,
     grad_inputs: list[Tensor],
     grad_weight: Tensor | None,
     sums: Sequence[Tensor | None],
     parameters: Sequence[Tensor | None],
-    empty: Tensor,
 ) -> Any:
-    rest = [empty.clone() if g is None or p is None else g.to(p.dtype) for g, p in zip(sums, parameters, strict=True)]
-    return grad_inputs, empty.clone() if grad_weight is None else grad_weight, *rest
+    """The op's results: sums in their parameter's dtype, (0,) for what is not there."""
+    rest = [
+        weight.new_empty(0) if g is None or p is None else g if g.dtype == p.dtype else g.to(p.dtype)
+        for g, p in zip(sums, parameters, strict=True)
+    ]
+    return grad_inputs, weight.new_empty(0) if grad_weight is None else grad_weight, *rest
 
 
 def _vector(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.to(torch.float32).contiguous()
+    if parameter is None or (parameter.dtype == torch.float32 and parameter.is_contiguous()):
+        return parameter
+    return parameter.to(torch.float32).contiguous()
 
 
 def _readable(tensor: Tensor | None) -> Tensor | None:

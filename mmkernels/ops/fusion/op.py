@@ -42,8 +42,8 @@ _backward_op = torch.ops.mmkernels.concat_fusion_backward.default
 def _select(
     direction: str, inputs: Sequence[Tensor], weight: Tensor, parameters: Sequence[Tensor | None], backend: str | None
 ) -> Any:
-    shapes = tuple(tuple(x.shape) for x in (*inputs, weight))
-    dtypes = frozenset(p.dtype for p in parameters if p is not None)
+    shapes = (*[x.shape for x in inputs], weight.shape)
+    dtypes = frozenset([p.dtype for p in parameters if p is not None])
     problem = backends.Problem(f"concat_fusion_{direction}", weight.device, weight.dtype, shapes, other_dtypes=dtypes)
     return backends.select(problem, backend)
 
