@@ -130,6 +130,13 @@ inline void prefetch_run(const void* from, int64_t bytes) {
   for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<const char*>(from) + byte, 0, 2);
 }
 
+/// The same for memory that will be written.
+inline void prefetch_target(void* to, int64_t bytes) {
+  __atomic_signal_fence(__ATOMIC_SEQ_CST);
+  constexpr int64_t kLine = 64;
+  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<char*>(to) + byte, 1, 3);
+}
+
 /// Rows in scratch, or in place; the stride counts elements.
 struct Staged {
   const float* data;

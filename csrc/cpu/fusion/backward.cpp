@@ -195,6 +195,10 @@ class Backward {
       alignas(64) float sums[larger(kMaxBlockRows, kMaxBlockColumns)];
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t n = row + r;
+        if (p_.grad_weight && r + kRowsAhead < rows) {
+          const int64_t next = (n + kRowsAhead) * p_.width + s.first + column;
+          prefetch_result(p_.grad_weight, p_.dtype, next, columns);
+        }
         const bool starts = n % kPanel == 0, ends = (n + 1) % kPanel == 0 || n + 1 == p_.out;
         for (int64_t i = 0; i < columns; i += kLanes) {
           const int64_t count = columns - i, feature = column + i, at_weight = s.first + feature;

@@ -46,6 +46,11 @@ struct Epilogue {
       const int64_t result = offset_of(p, p.result.stride, at_row);
       const int64_t gate = p.gate.data ? offset_of(p, p.gate.stride, at_row) : 0;
       const int64_t residual = p.residual.data ? offset_of(p, p.residual.stride, at_row) : 0;
+      if (r + kRowsAhead < rows) {
+        const int64_t next = at_row + kRowsAhead;
+        prefetch_result(p.result.data, p.result.dtype, offset_of(p, p.result.stride, next) + column, columns);
+        if (p.product) prefetch_result(p.product, p.dtype, next * p.out + column, columns);
+      }
       for (int64_t i = 0; i < columns; i += kLanes) {
         const int64_t count = columns - i;
         Float u = shared.add(at_row, column + i, load(c.at(r, i)));

@@ -154,8 +154,18 @@ MMK_ALWAYS_INLINE void store_numbers(void* data, DType dtype, int64_t offset, in
   }
   uint16_t* p = static_cast<uint16_t*>(data) + offset;
   const Half h = narrow(x, dtype);
-  memcpy(p, &h, static_cast<size_t>(count >= kLanes ? kLanes : count) * sizeof(uint16_t));
+  if (count >= kLanes) {
+    *reinterpret_cast<HalfUnaligned*>(p) = h;
+  } else {
+    memcpy(p, &h, static_cast<size_t>(count) * sizeof(uint16_t));
+  }
 }
+
+/// Asks for columns of the row that a sink writes next but some.
+inline void prefetch_result(void* data, DType dtype, int64_t offset, int64_t columns) {
+  prefetch_target(const_cast<char*>(at(data, dtype, offset)), columns * element_size(dtype));
+}
+constexpr int64_t kRowsAhead = 4;
 
 // ---- readers (panels.h) ----
 
