@@ -23,7 +23,7 @@ struct Side {
   int64_t rows;        // own rows
   const float* mean;   // of these, or nullptr
   const float* slope;  // of these, or nullptr: no norm
-  const float* level;  // LayerNorm
+  const float* level;  // of these, or nullptr: LayerNorm alone has it
   const float* shift;  // (out,) the second term of Q, or nullptr
 };
 
@@ -112,44 +112,49 @@ class Backward {
   }
 
   void shared_source(const Source& s) {
-    Memory summed, own_sums, shift, differences;
+    Memory summed, mean, slope, level, shift;
     float* rows = summed.take(s.own_rows * p_.out);
     sum_rows(p_, s.own, s.own_rows, dz_, p_.rstd, p_.out, rows, threads_);
-    Side side{s, s.own_rows, nullptr, nullptr, nullptr, nullptr};
     if (p_.norm == NormKind::kLayer) {
       const OwnMoments own(p_, s, threads_);
-      float* mean = own_sums.take(3 * s.own_rows);
-      memcpy(mean, own.mean, static_cast<size_t>(s.own_rows) * sizeof(float));
-      side.mean = mean;
-      float* difference = differences.take(p_.rows);
-      for (int64_t row = 0; row < p_.rows; ++row) {
-        difference[row] = p_.rstd[row] * (mean[offset_of(p_, s.own, row)] - p_.mean[row]);
-      }
-      const int64_t none[kMaxRowAxes] = {};
-      if (weight_) sum_rows(p_, none, 1, dz_, difference, p_.out, shift.take(p_.out), threads_);
-      side.shift = shift.get();
-      side.level = mean + 2 * s.own_rows;
-    } else {
-      own_sums.take(3 * s.own_rows);
+      memcpy(mean.take(s.own_rows), own.mean, static_cast<size_t>(s.own_rows) * sizeof(float));
+      if (weight_) sum_shifts(s, mean.get(), shift.take(p_.out));
     }
     if (slope_.get()) {
-      float *slope = own_sums.get() + s.own_rows, *level = slope + s.own_rows;
-      for (int64_t q = 0; q < s.own_rows; ++q) {
-        const SharingRows sharing(p_, s.own, q);
-        double slopes = 0.0, levels = 0.0;
-        for (int64_t i = 0; i < sharing.count(); ++i) {
-          const int64_t row = sharing.row(i);
-          slopes += slope_.get()[row];
-          if (side.mean) levels += level_.get()[row] + slope_.get()[row] * (side.mean[q] - p_.mean[row]);
-        }
-        slope[q] = static_cast<float>(slopes);
-        level[q] = static_cast<float>(levels);
-      }
-      side.slope = slope;
+      slope.take(s.own_rows);
+      if (mean.get()) level.take(s.own_rows);
+      sum_slopes(s, mean.get(), slope.get(), level.get());
     }
+    const Side side{s, s.own_rows, mean.get(), slope.get(), level.get(), shift.get()};
     const FloatRows summed_rows{rows, p_.out};
     input_gradient(side, summed_rows, nullptr);
     weight_gradient(side, summed_rows, nullptr);
+  }
+
+  /// The second term of Q: sum over rows of rstd (m_s - mean) dz.
+  void sum_shifts(const Source& s, const float* own_mean, float* to) {
+    Memory shifts;
+    float* shift = shifts.take(p_.rows);
+    for (int64_t row = 0; row < p_.rows; ++row) {
+      shift[row] = p_.rstd[row] * (own_mean[offset_of(p_, s.own, row)] - p_.mean[row]);
+    }
+    const int64_t none[kMaxRowAxes] = {};
+    sum_rows(p_, none, 1, dz_, shift, p_.out, to, threads_);
+  }
+
+  /// slope, and slope (m_s - mean) + level, summed over the rows that share an own row.
+  void sum_slopes(const Source& s, const float* own_mean, float* slope, float* level) {
+    for (int64_t q = 0; q < s.own_rows; ++q) {
+      const SharingRows sharing(p_, s.own, q);
+      double slopes = 0.0, levels = 0.0;
+      for (int64_t i = 0; i < sharing.count(); ++i) {
+        const int64_t row = sharing.row(i);
+        slopes += slope_.get()[row];
+        if (level) levels += level_.get()[row] + slope_.get()[row] * (own_mean[q] - p_.mean[row]);
+      }
+      slope[q] = static_cast<float>(slopes);
+      if (level) level[q] = static_cast<float>(levels);
+    }
   }
 
   /// `factor`: what rows of dz are still to be multiplied by, or nullptr.

@@ -41,6 +41,7 @@ struct Epilogue {
 
   template <Activation activation>
   void write(int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) const {
+    alignas(64) float with_shared[larger(kMaxBlockRows, kMaxBlockColumns)];
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at_row = row + r;
       const int64_t result = offset_of(p, p.result.stride, at_row);
@@ -51,9 +52,10 @@ struct Epilogue {
         prefetch_result(p.result.data, p.result.dtype, offset_of(p, p.result.stride, next) + column, columns);
         if (p.product) prefetch_result(p.product, p.dtype, next * p.out + column, columns);
       }
+      if (shared.any()) shared.add(at_row, column, columns, c, r, with_shared);
       for (int64_t i = 0; i < columns; i += kLanes) {
         const int64_t count = columns - i;
-        Float u = shared.add(at_row, column + i, load(c.at(r, i)));
+        Float u = shared.any() ? load(with_shared + i) : load(c.at(r, i));
         if (p.rstd) u = u * splat(p.rstd[at_row]);
         if (p.product) store_numbers(p.product, p.dtype, at_row * p.out + column + i, count, u);
         const Float z = constant ? u + load(constant + column + i) : u;

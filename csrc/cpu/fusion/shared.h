@@ -75,16 +75,20 @@ class Shared {
     }
   }
 
-  /// sum + what the shared sources of the row add to it before rstd, in kLanes columns.
-  MMK_ALWAYS_INLINE Float add(int64_t row, int64_t column, Float sum) const {
+  bool any() const { return parts_.size() > 0; }
+
+  /// Columns [column, column + columns) of a row of a block, and what the shared sources add to them before rstd.
+  void add(int64_t row, int64_t column, int64_t columns, const Block& c, int64_t block_row, float* to) const {
+    for (int64_t i = 0; i < columns; i += kLanes) store(to + i, load(c.at(block_row, i)));
     for (const Part& part : parts_) {
       const int64_t own = offset_of(p_, part.source->own, row);
-      sum = sum + load(part.product.get() + own * width_ + column);
-      if (part.mean) {
-        sum = multiply_add(splat(part.mean[own] - p_.mean[row]), load(part.level.get() + column), sum);
-      }
+      const float* rows = part.product.get() + own * width_ + column;
+      for (int64_t i = 0; i < columns; i += kLanes) store(to + i, load(to + i) + load(rows + i));
+      if (!part.mean) continue;
+      const Float shift = splat(part.mean[own] - p_.mean[row]);
+      const float* level = part.level.get() + column;
+      for (int64_t i = 0; i < columns; i += kLanes) store(to + i, multiply_add(shift, load(level + i), load(to + i)));
     }
-    return sum;
   }
 
  private:
