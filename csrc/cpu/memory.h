@@ -1,8 +1,8 @@
 // Rows in and out of scratch: the only place that knows the element type of a tensor.
 //
 // Scratch holds the elements that the matrix products multiply (gemm.h): floats, or pairs of bf16 where the processor
-// multiplies those. Pairs along a row are pairs of features as they stand in the tensor; pairs of rows have the earlier
-// row in the high half, so that a chain over rows is in their order.
+// multiplies those. Pairs along a row are pairs of features as they stand in the tensor. Of pairs of rows attention has
+// the earlier row in the high half, for a chain in order; panels.h in the low one, beside pairs along a row.
 #pragma once
 
 #include <cstdlib>

@@ -75,8 +75,9 @@ class LoweredFusion {
     view.dtype = dtype_of(t, name);
     const int64_t columns = t.dim() ? t.size(t.dim() - 1) : 1;
     MMK_CHECK(columns == 1 || columns == problem.out, name, " has ", columns, " columns, expected 1 or ", problem.out);
-    view.column = columns == 1 ? 0 : t.stride(t.dim() - 1);
-    MMK_CHECK(view.column <= 1 || t.numel() == 0, name, " must have a unit last stride, got ", view.column);
+    view.column = columns == 1 ? 0 : 1;
+    MMK_CHECK(columns == 1 || t.numel() == 0 || t.stride(t.dim() - 1) == 1, name, " must have a unit last stride, got ",
+              t.stride(t.dim() - 1));
     leading_strides(t, name, view.stride);
     return view;
   }

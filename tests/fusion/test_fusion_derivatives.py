@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import mmkernels as mmk
 from tests.backends import default_runs
 from tests.fusion.calls import FULL, PLAIN, RMS, as_function, raw_arguments
 from tests.fusion.naive import CASES, fused, gradients, naive
@@ -116,3 +117,39 @@ def test_raw_op_raises_where_torch_func_differentiates():
         torch.func.grad(function)(arguments[1].detach())
     with pytest.raises(NotImplementedError, match=r"mmkernels\.concat_fusion"):
         torch.func.jvp(function, (arguments[1].detach(),), (torch.ones_like(arguments[1]),))
+
+
+def test_fp64_residual_of_fp32_inputs() -> None:
+    """The forward runs on the reference, whose output is fp64; the backward's other operands suit the kernels."""
+    x, weight = torch.randn(3, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    residual = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    out = mmk.concat_fusion([x], weight, activation="tanh", residual=residual)
+    assert out.dtype == torch.float64
+    found = torch.autograd.grad(out.sum(), [x, weight, residual])
+    wide = [t.detach().double().requires_grad_() for t in (x, weight)]
+    expected = torch.autograd.grad(torch.tanh(torch.nn.functional.linear(*wide)).sum(), wide)
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1].double(), expected[1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[2], torch.ones_like(residual))
+
+
+def test_gradients_of_transposed_inputs_have_the_strides_of_the_fake() -> None:
+    x = torch.randn(7, 2, 5).transpose(0, 1).requires_grad_()
+    weight = torch.randn(4, 5, requires_grad=True)
+    (grad,) = torch.autograd.grad(mmk.concat_fusion([x], weight).sum(), x)
+    assert grad.is_contiguous()
+    step = torch.compile(lambda x, weight: mmk.concat_fusion([x], weight).square(), fullgraph=True, backend="aot_eager")
+    (traced,) = torch.autograd.grad(step(x, weight).sum(), x)
+    (eager,) = torch.autograd.grad(mmk.concat_fusion([x], weight).square().sum(), x)
+    assert torch.equal(traced, eager)
+
+
+def test_a_wider_residual_keeps_its_precision_in_second_derivatives() -> None:
+    """bf16 features and an fp32 residual stream: the output's gradient is fp32 and not rounded on the way back."""
+    x, weight = torch.randn(3, 8).bfloat16().requires_grad_(), torch.randn(4, 8).bfloat16().requires_grad_()
+    residual = torch.randn(3, 4, requires_grad=True)
+    grad = torch.randn(3, 4)
+    out = mmk.concat_fusion([x], weight, residual=residual, backend="reference")
+    (plain,) = torch.autograd.grad(out, x, grad, retain_graph=True)
+    (twice,) = torch.autograd.grad(out, x, grad, create_graph=True)
+    assert torch.equal(plain, twice)

@@ -122,7 +122,7 @@ inline void sum_rows(const FusionProblem& p, const int64_t* own, int64_t own_row
   Memory memory;
   float* sums = chunks == 1 ? to : memory.take(own_rows * chunks * width);
   parallel(threads, own_rows * chunks * blocks, 4.0 * static_cast<double>(p.rows * width), [&](Claim& claim) {
-    Arena arena(2 * kColumns + 2 * kLanes);
+    Arena arena(2 * round_up(kColumns + kLanes, 16));
     float *buffer = arena.take(kColumns + kLanes), *sum = arena.take(kColumns + kLanes);
     for (int64_t item; (item = claim.next()) >= 0;) {
       const int64_t first = item % blocks * kColumns, chunk = item / blocks % chunks, q = item / blocks / chunks;
@@ -155,7 +155,7 @@ inline void sum_rows(const FusionProblem& p, const int64_t* own, int64_t own_row
 inline void times_weight(const FusionProblem& p, const float* v, float* to, const Threads& threads) {
   constexpr int64_t kColumns = 256, kChain = 256;
   parallel(threads, ceil_div(p.width, kColumns), 2.0 * static_cast<double>(p.out * p.width), [&](Claim& claim) {
-    Arena arena(3 * (kColumns + kLanes));
+    Arena arena(3 * kColumns);
     float *buffer = arena.take(kColumns), *sum = arena.take(kColumns), *total = arena.take(kColumns);
     const WeightRows weight{p, 0};
     for (int64_t item; (item = claim.next()) >= 0;) {

@@ -12,7 +12,6 @@ MMK_NAMESPACE_BEGIN
 class Memory {
  public:
   Memory() = default;
-  explicit Memory(int64_t floats) : data_(allocate(floats)) {}
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory() { std::free(data_); }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkernels import _native
 from mmkernels.backend import Problem
-from mmkernels.layout import empty_gradient, unit_last_stride
+from mmkernels.layout import unit_last_stride
 from mmkernels.ops.fusion.activation import ACTIVATIONS
 from mmkernels.ops.fusion.reference import NORM_LAYER, NORM_NONE, output_dtype, rows_shape, saves_product
 
@@ -69,8 +69,8 @@ def forward(
     return (
         out,
         weight.new_empty(0) if product is None else product,
-        torch.empty(0) if mean is None else mean,
-        torch.empty(0) if rstd is None else rstd,
+        weight.new_empty(0, dtype=torch.float32) if mean is None else mean,
+        weight.new_empty(0, dtype=torch.float32) if rstd is None else rstd,
     )
 
 
@@ -91,15 +91,21 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (inputs, weight, bias, norm_weight, norm_bias, gate), (0,) for what is not needed."""
+    if grad_out.dtype not in DTYPES:  # that of an output which an fp64 residual widened, on the reference
+        grad_out = grad_out.to(torch.float32)
     saves = saves_product(norm_kind, activation, gate is not None)
     if saves and u.shape != grad_out.shape:
         u = forward(inputs, weight, bias, norm_weight, norm_bias, gate, None, norm_kind, eps, activation)[1]
     needs_input, (needs_weight, *needed) = needs[:-5], needs[-5:]
-    grad_inputs = [empty_gradient(x) if need else x.new_empty(0) for x, need in zip(inputs, needs_input, strict=True)]
+    # Contiguous, as the fake says
+    grad_inputs = [
+        torch.empty_like(x, memory_format=torch.contiguous_format) if need else x.new_empty(0)
+        for x, need in zip(inputs, needs_input, strict=True)
+    ]
     grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if needs_weight else None
     parameters = (bias, norm_weight, norm_bias, gate)
     sums = [
-        None if p is None or not need else torch.empty(p.shape, dtype=torch.float32)
+        None if p is None or not need else weight.new_empty(p.shape, dtype=torch.float32)
         for p, need in zip(parameters, needed, strict=True)
     ]
     if grad_out.numel() == 0:  # nothing for the kernel to do, nor anyone to write the zeros

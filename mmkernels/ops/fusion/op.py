@@ -111,6 +111,7 @@ class Derivative(op_rules.Derivative):
         self.count, self.backend = count, backend
         self.settings: Any = (norm_kind, eps, activation)
         self.residual = None if residual is None else (residual.shape, residual.dtype)
+        self.device = None if residual is None else residual.device
 
     def kept(self, operands: Tensors) -> Tensors:
         return [*operands[:-1], None]
@@ -123,7 +124,9 @@ class Derivative(op_rules.Derivative):
         return [*result[0], *result[1:], None]
 
     def reference(self, kept: Tensors) -> Tensor:
-        call: Any = (kept[: self.count], *kept[self.count : self.count + 5], None, *self.settings)
+        # A residual of nothing keeps the dtype that it gave the output, which grad_out has.
+        residual = None if self.residual is None else torch.zeros((), dtype=self.residual[1], device=self.device)
+        call: Any = (kept[: self.count], *kept[self.count : self.count + 5], residual, *self.settings)
         return reference.concat_fusion(*call)
 
     def rest(self, grad_out: Tensor, gradients: Tensors, needs: Sequence[bool]) -> Tensors:
