@@ -30,6 +30,15 @@ def test_confident_pairs_keep_their_small_loss(run: Run) -> None:
 
 
 @every_run
+@pytest.mark.parametrize("rows", [129, 256])
+def test_sums_of_slopes_of_one_size(rows: int, run: Run) -> None:
+    """A scale of 0 makes all slopes +-1/2: a long chain of them would drift with every term."""
+    case = Case(rows, rows, 1, kind="sigmoid", scale=0.0, bias=0.0)
+    with run.active() as backend:
+        Expectation(case, case.operands(torch.float32)).check(backend)
+
+
+@every_run
 @dtypes()
 def test_confident_pairs_of_any_dtype(dtype: torch.dtype, run: Run) -> None:
     """Every pair at 100 and one negative of each at 87.5: lse - x would round their loss of 4e-6 to 0."""
