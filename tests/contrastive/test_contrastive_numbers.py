@@ -32,8 +32,8 @@ def test_confident_pairs_keep_their_small_loss(run: Run) -> None:
 @every_run
 @pytest.mark.parametrize("rows", [129, 256])
 def test_sums_of_slopes_of_one_size(rows: int, run: Run) -> None:
-    """A scale of 0 makes all slopes +-1/2: a long chain of them would drift with every term, as the loss's own chain over
-    panels of columns does, by a few ulp (docs/PLAN.md)."""
+    """A scale of 0 makes all slopes +-1/2: a long chain of them would drift with every term, as the loss's own chain
+    over panels of columns does, by a few ulp (docs/PLAN.md)."""
     case = Case(rows, rows, 1, kind="sigmoid", scale=0.0, bias=0.0)
     expectation = Expectation(case, case.operands(torch.float32))
     with run.active() as backend:
