@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -43,3 +44,12 @@ def description() -> str:
         return str(why_not_loaded)
     library = torch.ops.mmkernels_cpu
     return f"instruction set {library.isa()} (this processor runs {library.isas().replace(' ', ', ')})"
+
+
+def reraise(error: RuntimeError) -> NoReturn:
+    """The library's own complaints are about values that the caller passed: they become a `ValueError`."""
+    text = str(error)
+    position = text.find("mmkernels:")
+    if position < 0:
+        raise error
+    raise ValueError(text[position:].splitlines()[0].removeprefix("mmkernels:").strip()) from None

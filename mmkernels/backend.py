@@ -36,6 +36,22 @@ class Problem(NamedTuple):
     """Dtypes of bias, norm, gate and the like, which need not be that of the operands."""
 
 
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the C++ kernels take."""
+
+
+def why_not_native(problem: Problem, other: str) -> list[str]:
+    """What keeps any of the C++ kernels from a problem; `other`: what its other dtypes are those of."""
+    reasons = []
+    if _native.why_not_loaded is not None:
+        reasons.append(_native.why_not_loaded)
+    if problem.device.type != "cpu":
+        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
+    if problem.dtype not in NATIVE_DTYPES:
+        reasons.append(f"it has no {problem.dtype} kernels")
+    return reasons + [f"it reads no {other} in {dtype}" for dtype in problem.other_dtypes if dtype not in NATIVE_DTYPES]
+
+
 class BackendNotAvailable(ValueError):
     """A backend that the caller named cannot run the problem; the text holds every reason."""
 

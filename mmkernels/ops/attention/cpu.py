@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from mmkernels import _native
-from mmkernels.backend import Problem
+from mmkernels.backend import Problem, why_not_native
 from mmkernels.bias import BIAS_RELATIVE
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 512
 
 if _native.loaded:
@@ -27,14 +25,7 @@ if _native.loaded:
 
 def why_not(problem: Problem) -> list[str]:
     """Sentences that say why the C++ kernels cannot run the problem; empty where they can."""
-    reasons = []
-    if _native.why_not_loaded is not None:
-        reasons.append(_native.why_not_loaded)
-    if problem.device.type != "cpu":
-        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
-    if problem.dtype not in DTYPES:
-        reasons.append(f"it has no {problem.dtype} kernels")
-    reasons += [f"it reads no bias in {dtype}" for dtype in problem.other_dtypes if dtype not in DTYPES]
+    reasons = why_not_native(problem, "bias")
     dims = {shape[-1] for shape in problem.shapes}
     if dims and max(dims) > MAX_HEAD_DIM:
         reasons.append(f"head dimension {max(dims)} is above {MAX_HEAD_DIM}")
@@ -50,7 +41,7 @@ def forward(call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:
     try:
         _forward(*_readable(call), out, lse)
     except RuntimeError as error:
-        _raise(error)
+        _native.reraise(error)
     return out, lse
 
 
@@ -65,7 +56,7 @@ def forward_plain(
     try:
         _forward_plain(query, key, value, scale, out, lse)
     except RuntimeError as error:
-        _raise(error)
+        _native.reraise(error)
     return out, lse
 
 
@@ -85,7 +76,7 @@ def backward(
     try:
         _backward(grad_out, grad_lse, *_readable(call), out, lse, query, keys, values, bias)
     except RuntimeError as error:
-        _raise(error)
+        _native.reraise(error)
     return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
 
 
@@ -104,7 +95,7 @@ def backward_plain(
     try:
         _backward_plain(grad_out, query, key, value, scale, out, lse, grad_query, grad_key, grad_value)
     except RuntimeError as error:
-        _raise(error)
+        _native.reraise(error)
     return grad_query, grad_key, grad_value
 
 
@@ -139,12 +130,3 @@ def _unit_strides(call: Lowered) -> bool:
             if tensor.stride(-1) != 1:
                 return False
     return True
-
-
-def _raise(error: RuntimeError) -> NoReturn:
-    """The library's own complaints are about index values: they are the caller's errors."""
-    text = str(error)
-    position = text.find("mmkernels:")
-    if position < 0:
-        raise error
-    raise ValueError(text[position:].splitlines()[0].removeprefix("mmkernels:").strip()) from None

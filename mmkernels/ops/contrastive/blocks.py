@@ -18,13 +18,12 @@ Results agree with those of the unsharded call within the tolerance, not bit for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
-from mmkernels.ops.contrastive import op  # noqa: F401  (registers the backends)
+from mmkernels.ops.contrastive import op
 from mmkernels.ops.contrastive import statistics as formulas
 from mmkernels.ops.contrastive.statistics import Side, Statistics
 from mmkernels.ops.contrastive.targets import counts
@@ -92,7 +91,7 @@ def block_statistics(
     sums of logits are wanted.
     """
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
-    kernels = _kernels("forward", image, text, backend)
+    kernels = op.select("forward", image, text, backend)
     rows, columns = kernels.statistics(image, text, logit_scale, targets, label_smoothing > 0)
     row_count, column_count = counts(targets, len(image), len(text), image)
     return BlockStatistics(Direction(rows, row_count), Direction(columns, column_count))
@@ -118,7 +117,7 @@ def block_gradients(
     `needs` says no.
     """
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
-    result: tuple[Tensor, Tensor, Tensor] = _kernels("backward", image, text, backend).gradients(
+    result: tuple[Tensor, Tensor, Tensor] = op.select("backward", image, text, backend).gradients(
         image, text, logit_scale, targets, row_side, column_side, label_smoothing > 0, needs, _sum_dtype(image)
     )
     return result
@@ -138,7 +137,7 @@ def block_sigmoid_losses(
 ) -> Tensor:
     """Sigmoid kind: what this block adds to the loss of every row."""
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
-    kernels = _kernels("forward", image, text, backend)
+    kernels = op.select("forward", image, text, backend)
     result: Tensor = kernels.sigmoid_losses(image, text, logit_scale, logit_bias, targets, label_smoothing)
     return result
 
@@ -159,17 +158,10 @@ def block_sigmoid_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sigmoid kind: what this block adds to the gradients of image, text, scale and bias, not yet rounded."""
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _kernels("backward", image, text, backend).sigmoid_gradients(
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = op.select("backward", image, text, backend).sigmoid_gradients(
         image, text, logit_scale, logit_bias, targets, label_smoothing, row_grad, needs, _sum_dtype(image)
     )
     return result
-
-
-def _kernels(direction: str, image: Tensor, text: Tensor, backend: str | None) -> Any:
-    shapes = (tuple(image.shape), tuple(text.shape))
-    return backends.select(
-        backends.Problem(f"contrastive_loss_{direction}", image.device, image.dtype, shapes), backend
-    )
 
 
 def _sum_dtype(image: Tensor) -> torch.dtype:

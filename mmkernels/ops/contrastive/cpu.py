@@ -1,8 +1,7 @@
-"""The C++ backend of contrastive_loss: the kernels of the native library."""
+"""The C++ backend of contrastive_loss: the four functions of `statistics.py`, by kernels of the native library."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +9,10 @@ import torch
 from torch import Tensor
 
 from mmkernels import _native
-from mmkernels.backend import Problem
+from mmkernels.backend import Problem, why_not_native
 from mmkernels.layout import unit_last_stride
-from mmkernels.ops.contrastive.statistics import Side, Statistics, backward_with, forward_with
+from mmkernels.ops.contrastive.statistics import Side, Statistics
 from mmkernels.ops.contrastive.targets import check_targets
-from mmkernels.precision import without_autocast
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 if _native.loaded:
     _forward = torch.ops.mmkernels_cpu.contrastive_forward.default
@@ -27,50 +23,7 @@ if _native.loaded:
 
 def why_not(problem: Problem) -> list[str]:
     """Sentences that say why the C++ kernels cannot run the problem; empty where they can."""
-    reasons = []
-    if _native.why_not_loaded is not None:
-        reasons.append(_native.why_not_loaded)
-    if problem.device.type != "cpu":
-        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
-    if problem.dtype not in DTYPES:
-        reasons.append(f"it has no {problem.dtype} kernels")
-    return reasons
-
-
-@without_autocast
-def forward(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    kind: str,
-    label_smoothing: float,
-    reduction: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What reference.forward returns, and raises."""
-    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
-    return forward_with(sys.modules[__name__], *call)
-
-
-@without_autocast
-def backward(
-    grad_loss: Tensor,
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    kind: str,
-    label_smoothing: float,
-    reduction: str,
-    row_stats: Tensor,
-    column_stats: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (image, text, logit_scale, logit_bias), shape (0,) where `needs` says no."""
-    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
-    return backward_with(sys.modules[__name__], grad_loss, *call, row_stats, column_stats, needs)
+    return why_not_native(problem, "parameter")
 
 
 def statistics(
@@ -170,12 +123,7 @@ def _given(like: Tensor, result: Tensor | None, index: int | None = None) -> Ten
 
 
 def _run(kernel: Callable[..., Any], *args: Any) -> None:
-    """The library's own complaints are about values of `targets`: they are the caller's errors."""
     try:
         kernel(*args)
     except RuntimeError as error:
-        text = str(error)
-        position = text.find("mmkernels:")
-        if position < 0:
-            raise
-        raise ValueError(text[position:].splitlines()[0].removeprefix("mmkernels:").strip()) from None
+        _native.reraise(error)

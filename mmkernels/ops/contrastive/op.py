@@ -16,6 +16,7 @@ from mmkernels import backend as backends
 from mmkernels import op_rules, routing
 from mmkernels.op_rules import Tensors
 from mmkernels.ops.contrastive import cpu, cuda, reference, triton
+from mmkernels.ops.contrastive.statistics import backward_with, forward_with
 from mmkernels.precision import accumulate_dtype
 
 backends.register("contrastive_loss", {"cpu": cpu, "cuda": cuda, "triton": triton, "reference": reference})
@@ -38,20 +39,22 @@ _forward_op = torch.ops.mmkernels.contrastive_loss_forward.default
 _backward_op = torch.ops.mmkernels.contrastive_loss_backward.default
 
 
-def _select(direction: str, image: Tensor, text: Tensor, backend: str | None) -> Any:
-    shapes = (tuple(image.shape), tuple(text.shape))
-    problem = backends.Problem(f"contrastive_loss_{direction}", image.device, image.dtype, shapes)
+def select(direction: str, image: Tensor, text: Tensor, backend: str | None) -> Any:
+    """The backend, by its name or the first that can."""
+    problem = backends.Problem(
+        f"contrastive_loss_{direction}", image.device, image.dtype, (tuple(image.shape), tuple(text.shape))
+    )
     return backends.select(problem, backend)
 
 
 def forward(image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The chosen backend's forward, with the op's arguments."""
-    return _select("forward", image, text, rest[-1]).forward(image, text, *rest[:-1])
+    """The op's forward on the chosen backend, with the op's arguments."""
+    return forward_with(select("forward", image, text, rest[-1]), image, text, *rest[:-1])
 
 
 def backward(grad_loss: Tensor, image: Tensor, text: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The chosen backend's backward, with the op's arguments."""
-    return _select("backward", image, text, rest[-1]).backward(grad_loss, image, text, *rest[:-1])
+    """The op's backward on the chosen backend, with the op's arguments."""
+    return backward_with(select("backward", image, text, rest[-1]), grad_loss, image, text, *rest[:-1])
 
 
 _library.impl("contrastive_loss_forward", forward, "CompositeExplicitAutograd")

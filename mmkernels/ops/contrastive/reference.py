@@ -18,7 +18,6 @@ repeat bit for bit.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -29,8 +28,6 @@ from mmkernels.backend import Problem
 from mmkernels.ops.contrastive.statistics import (
     Side,
     Statistics,
-    backward_with,
-    forward_with,
     reduce_rows,
     reduce_softmax,
     safe_shift,
@@ -59,7 +56,7 @@ def contrastive_loss(
     label_smoothing: float,
     reduction: str,
 ) -> Tensor:
-    """The loss from the whole matrix of logits, differentiable to any order; raises as `forward` does."""
+    """The loss from the whole matrix of logits, differentiable to any order; raises as `statistics` does."""
     check_targets(targets, text.shape[0])
     rows, columns = image.shape[0], text.shape[0]
     logits = matmul(image, text.t(), image.dtype) * logit_scale
@@ -96,53 +93,15 @@ def _widen_once(text: Tensor) -> Tensor:
     return text if text.is_cuda else text.to(accumulate_dtype(text.dtype))
 
 
-@without_autocast
-def forward(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    kind: str,
-    label_smoothing: float,
-    reduction: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, row statistics (2, N), column statistics (2, M)): maximum and log of the sum of exp(x - maximum).
-
-    The statistics have shape (0,) for the sigmoid kind.
+def statistics(
+    image: Tensor, text: Tensor, logit_scale: Tensor, targets: Tensor | None, totals: bool
+) -> tuple[Statistics, Statistics]:
+    """What the softmax kind needs of every row and of every column.
 
     Raises:
         ValueError: an index in `targets` is M or more (checked on the CPU only, where reading it is free).
     """
     check_targets(targets, text.shape[0])
-    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
-    return forward_with(sys.modules[__name__], *call)
-
-
-@without_autocast
-def backward(
-    grad_loss: Tensor,
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    kind: str,
-    label_smoothing: float,
-    reduction: str,
-    row_stats: Tensor,
-    column_stats: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (image, text, logit_scale, logit_bias), shape (0,) where `needs` says no."""
-    call = (image, text, logit_scale, logit_bias, targets, kind, label_smoothing, reduction)
-    return backward_with(sys.modules[__name__], grad_loss, *call, row_stats, column_stats, needs)
-
-
-def statistics(
-    image: Tensor, text: Tensor, logit_scale: Tensor, targets: Tensor | None, totals: bool
-) -> tuple[Statistics, Statistics]:
-    """What the softmax kind needs of every row and of every column."""
     rows, columns = image.shape[0], text.shape[0]
     text, scale = _widen_once(text), logit_scale.to(accumulate_dtype(image.dtype))
     row, column = (Statistics.of_nothing(n, image, totals) for n in (rows, columns))
@@ -214,7 +173,8 @@ def sigmoid_losses(
     targets: Tensor | None,
     label_smoothing: float,
 ) -> Tensor:
-    """The loss of every row."""
+    """The loss of every row; raises as `statistics` does."""
+    check_targets(targets, text.shape[0])
     acc = accumulate_dtype(image.dtype)
     per_row = image.new_zeros(image.shape[0], dtype=acc)
     text, scale = _widen_once(text), logit_scale.to(acc)

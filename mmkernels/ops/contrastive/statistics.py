@@ -1,7 +1,7 @@
 """What a loss makes of the statistics of rows and columns: O(batch), the same for every backend.
 
 A backend walks over the logits, in four functions (see `reference.py`): `statistics` and `gradients` for the softmax
-kind, `sigmoid_losses` and `sigmoid_gradients` for the other. `forward_with` and `backward_with` make an op of them.
+kind, `sigmoid_losses` and `sigmoid_gradients` for the other. `forward_with` and `backward_with` make the op of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmkernels.ops.contrastive.targets import counts
-from mmkernels.precision import accumulate_dtype
+from mmkernels.precision import accumulate_dtype, without_autocast
 
 
 class Statistics(NamedTuple):
@@ -109,6 +109,7 @@ def reduce_softmax(rows: Tensor, columns: Tensor, reduction: str) -> Tensor:
     return (reduce_rows(rows, reduction) + reduce_rows(columns, reduction)) / 2
 
 
+@without_autocast
 def forward_with(
     kernels: ModuleType | Any,
     image: Tensor,
@@ -120,7 +121,13 @@ def forward_with(
     label_smoothing: float,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op's forward, by the four functions of a backend."""
+    """(loss, row statistics (2, N), column statistics (2, M)): maximum and log of the sum of exp(x - maximum).
+
+    The statistics have shape (0,) for the sigmoid kind.
+
+    Raises:
+        ValueError: an index in `targets` is M or more (checked on the CPU only, where reading it is free).
+    """
     if kind == "sigmoid":
         per_row = kernels.sigmoid_losses(image, text, logit_scale, logit_bias, targets, label_smoothing)
         loss = reduce_rows(per_row, reduction)
@@ -139,6 +146,7 @@ def forward_with(
     return loss, sides[0].stats, sides[1].stats
 
 
+@without_autocast
 def backward_with(
     kernels: ModuleType | Any,
     grad_loss: Tensor,
@@ -154,7 +162,7 @@ def backward_with(
     column_stats: Tensor,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The op's backward, by the four functions of a backend."""
+    """Gradients of (image, text, logit_scale, logit_bias), shape (0,) where `needs` says no."""
     rows, columns, acc = image.shape[0], text.shape[0], accumulate_dtype(image.dtype)
     grad = grad_loss.to(acc)
     row_grad = (grad / max(rows, 1) if reduction == "mean" else grad).expand(rows)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from mmkernels import _native
-from mmkernels.backend import Problem
+from mmkernels.backend import NATIVE_DTYPES, Problem, why_not_native
 from mmkernels.layout import unit_last_stride
 from mmkernels.ops.fusion.activation import ACTIVATIONS
 from mmkernels.ops.fusion.reference import NORM_LAYER, NORM_NONE, output_dtype, rows_shape, saves_product
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_AXES = 16
 """Leading axes of the output."""
 
@@ -26,14 +25,7 @@ _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 
 def why_not(problem: Problem) -> list[str]:
     """Sentences that say why the C++ kernels cannot run the problem; empty where they can."""
-    reasons = []
-    if _native.why_not_loaded is not None:
-        reasons.append(_native.why_not_loaded)
-    if problem.device.type != "cpu":
-        reasons.append(f"the tensors are on {problem.device}, not on the CPU")
-    if problem.dtype not in DTYPES:
-        reasons.append(f"it has no {problem.dtype} kernels")
-    reasons += [f"it reads no parameter in {dtype}" for dtype in problem.other_dtypes if dtype not in DTYPES]
+    reasons = why_not_native(problem, "parameter")
     axes = max((len(shape) - 1 for shape in problem.shapes), default=0)
     if axes > MAX_AXES:
         reasons.append(f"{axes} leading axes are above {MAX_AXES}")
@@ -91,7 +83,7 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (inputs, weight, bias, norm_weight, norm_bias, gate), (0,) for what is not needed."""
-    if grad_out.dtype not in DTYPES:  # that of an output which an fp64 residual widened, on the reference
+    if grad_out.dtype not in NATIVE_DTYPES:  # that of an output which an fp64 residual widened, on the reference
         grad_out = grad_out.to(torch.float32)
     saves = saves_product(norm_kind, activation, gate is not None)
     if saves and u.shape != grad_out.shape:
