@@ -109,4 +109,30 @@ MMK_HOST_DEVICE MMK_ALWAYS_INLINE Lane activation_backward(Lane grad, Lane x) {
   }
 }
 
+template <Activation activation>
+struct ActivationConstant {
+  static constexpr Activation kValue = activation;
+};
+
+/// Calls f with the ActivationConstant of the activation: the choice stands before a loop, not in it.
+template <class F>
+inline void with_activation(Activation activation, const F& f) {
+  switch (activation) {
+    case Activation::kNone:
+      return f(ActivationConstant<Activation::kNone>{});
+    case Activation::kGelu:
+      return f(ActivationConstant<Activation::kGelu>{});
+    case Activation::kGeluTanh:
+      return f(ActivationConstant<Activation::kGeluTanh>{});
+    case Activation::kRelu:
+      return f(ActivationConstant<Activation::kRelu>{});
+    case Activation::kSilu:
+      return f(ActivationConstant<Activation::kSilu>{});
+    case Activation::kTanh:
+      return f(ActivationConstant<Activation::kTanh>{});
+    case Activation::kSigmoid:
+      return f(ActivationConstant<Activation::kSigmoid>{});
+  }
+}
+
 MMK_NAMESPACE_END

@@ -47,6 +47,13 @@ inline void widen_run(const void* from, DType dtype, int64_t count, float factor
   }
 }
 
+/// `count` numbers in fp32 of what stands at `offset`, in place or in `buffer`.
+inline const float* read_numbers(const void* data, DType dtype, int64_t offset, int64_t count, float* buffer) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(data) + offset;
+  widen_run(at(data, dtype, offset), dtype, count, 1.0f, buffer);
+  return buffer;
+}
+
 /// to[i] = from[i], rounded to the tensor's type. -0 becomes +0: a sum that underflowed equals one that started from 0.
 inline void narrow_run(const float* from, int64_t count, void* to, DType dtype) {
   if (dtype == DType::kFloat32) {
@@ -122,19 +129,16 @@ inline void pair_rows(const void* high, const void* low, int64_t columns, int64_
   for (; c < width; ++c) to[c] = 0.0f;
 }
 
-/// Asks for memory before it is needed, into the second-level cache: the first is too small for what is under way.
+/// Asks for memory before it is needed: what will be read into the second-level cache, since the first is too small for
+/// what is under way; what will be written, into the first.
+template <bool writes = false>
 inline void prefetch_run(const void* from, int64_t bytes) {
   // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   constexpr int64_t kLine = 64;
-  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<const char*>(from) + byte, 0, 2);
-}
-
-/// The same for memory that will be written.
-inline void prefetch_target(void* to, int64_t bytes) {
-  __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  constexpr int64_t kLine = 64;
-  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(static_cast<char*>(to) + byte, 1, 3);
+  for (int64_t byte = 0; byte < bytes; byte += kLine) {
+    __builtin_prefetch(static_cast<const char*>(from) + byte, writes ? 1 : 0, writes ? 3 : 2);
+  }
 }
 
 /// Rows in scratch, or in place; the stride counts elements.
@@ -143,12 +147,31 @@ struct Staged {
   int64_t stride;
 };
 
-/// Memory of a whole call or of a thread. There is no way to go on without it.
+/// There is no way to go on without memory.
 inline float* allocate(int64_t floats) {
   void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(larger<int64_t>(floats, 1), 16)) * sizeof(float));
   if (!data) std::abort();
   return static_cast<float*>(data);
 }
+
+/// Memory of a whole call, freed with it.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { std::free(data_); }
+
+  float* get() const { return data_; }
+  float* take(int64_t floats) {
+    std::free(data_);
+    data_ = nullptr;
+    return data_ = allocate(floats);
+  }
+
+ private:
+  float* data_ = nullptr;
+};
 
 /// Scratch of one thread: one allocation that grows and is kept for the next call.
 class Arena {

@@ -15,6 +15,7 @@
 //                                                       or in `buffer`
 //     const uint16_t* bits(row, first)                  the same where they are bf16 in memory, or nullptr
 //     void prefetch(row, first, count)                  asks for them
+//     part(i)                                           the reader of part i of the axis that is summed over
 #pragma once
 
 #include "memory.h"
@@ -26,6 +27,25 @@ constexpr int64_t kDepth = 256;                   // elements of a chain: a sum 
 constexpr int64_t kLeftStride = kDepth + 16;      // of staged rows: no power of two, lest they meet in one cache set
 constexpr int64_t kMaxBlockColumns = 256;         // of a right operand in scratch
 constexpr int64_t kReadBuffer = 4 * kDepth + 64;  // floats that a packer needs beside its result
+
+/// The reader of rows as they stand in memory.
+struct StoredRows {
+  const void* data;
+  DType dtype;
+  int64_t stride;  // from row to row
+
+  const StoredRows& part(int) const { return *this; }
+  const float* numbers(int64_t row, int64_t first, int64_t count, float* buffer) const {
+    return read_numbers(data, dtype, row * stride + first, count, buffer);
+  }
+  const uint16_t* bits(int64_t row, int64_t first) const {
+    if (dtype != DType::kBFloat16) return nullptr;
+    return static_cast<const uint16_t*>(data) + row * stride + first;
+  }
+  void prefetch(int64_t row, int64_t first, int64_t count) const {
+    prefetch_run(at(data, dtype, row * stride + first), count * element_size(dtype));
+  }
+};
 
 /// Numbers [first, first + count) along the axis that a product sums over, in part `part` of it.
 struct Slice {

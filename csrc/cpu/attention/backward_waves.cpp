@@ -25,12 +25,9 @@ class Waves {
         width(wave_units(pool)),
         tiles(ceil_div(rows_of(p, sequence_of(p, 0)), kBlockRows)),
         part_floats(tiles * query_floats(p)) {
-    parts = allocate(2 * width * part_floats);
+    parts = memory.take(2 * width * part_floats);
     totals = parts + width * part_floats;
   }
-  ~Waves() { std::free(parts); }
-  Waves(const Waves&) = delete;
-  Waves& operator=(const Waves&) = delete;
 
   void run() {
     for (int64_t first = 0; first < units; first += width) {
@@ -45,6 +42,7 @@ class Waves {
   const Threads& threads;
   const Statistics& stats;
   const int64_t chunks, units, width, tiles, part_floats;
+  Memory memory;
   float *parts, *totals;  // [unit of the wave][tile], [pair, reused][tile]: each tile [feature][row]
 
   Sequence sequence(int64_t pair) const { return sequence_of(p, pair / p.heads_k); }

@@ -76,9 +76,10 @@ void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles
   for (int64_t b = 0; b < p.batch; ++b) most = larger(most, count_chunks(p, sequence_of(p, b)));
   const bool few = tiles.most_rows() <= few::kFewRows;
   const int64_t rows = few ? kLanes : kRowStride, floats = State::floats(p.dim_v, rows);
-  float* states = allocate(tiles.count * most * floats);
+  Memory states_memory, seen_memory;
+  float* states = states_memory.take(tiles.count * most * floats);
   const auto state_of = [&](int64_t i) { return State::in(states + i * floats, p.dim_v, rows); };
-  float* seen = allocate(tiles.count * most);  // whether any row saw a key of the chunk
+  float* seen = seen_memory.take(tiles.count * most);  // whether any row saw a key of the chunk
   parallel(threads, tiles.count * most, operations, [&](Claim& claim) {
     Arena arena(Worker::floats(p));
     Worker worker(p, arena);
@@ -103,8 +104,6 @@ void attend_split(const AttentionProblem& p, const Threads& threads, const Tiles
       worker.finish(tile);
     }
   });
-  std::free(seen);
-  std::free(states);
 }
 
 }  // namespace

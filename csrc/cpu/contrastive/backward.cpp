@@ -92,18 +92,18 @@ class Worker {
 
   void add_to_text(const Place& at, bool first, const Sums& sums) {
     const Across<TileNumbers> dx{{tile_, at.rows}};
-    const Across<Embeddings> image{Embeddings(p_.image, at.row)};
+    const Across<StoredRows> image{embeddings(p_.image, at.row)};
     multiply(at.columns, at.rows, dx, image, first, sums.data + at.column * sums.stride, sums.stride);
   }
   void add_to_image(const Place& at, bool first, float* part, int64_t stride) {
     const Along<TileNumbers> dx{{tile_, at.rows}};
-    const Across<Embeddings> text{Embeddings(p_.text, at.column)};
+    const Across<StoredRows> text{embeddings(p_.text, at.column)};
     multiply(at.rows, at.columns, dx, text, first, part, stride);
   }
 
  private:
   template <class Left>
-  void multiply(int64_t rows, int64_t depth, const Left& dx, const Across<Embeddings>& other, bool first, float* to,
+  void multiply(int64_t rows, int64_t depth, const Left& dx, const Across<StoredRows>& other, bool first, float* to,
                 int64_t stride) {
     for (int64_t d = 0; d < p_.dim; d += kBlock) {
       const int64_t width = smaller(kBlock, p_.dim - d);
@@ -206,17 +206,13 @@ class Backward {
  public:
   Backward(const ContrastiveProblem& problem, const Threads& threads)
       : p_(problem), threads_(threads), cut_(problem.columns), stride_(round_up(problem.dim, kLanes)) {
-    if (p_.grad_image.data) parts_ = allocate(cut_.groups * kBlock * stride_);
+    if (p_.grad_image.data) parts_ = parts_memory_.take(cut_.groups * kBlock * stride_);
     if (!p_.grad_text.data) return;
     if (p_.grad_text.dtype == DType::kFloat32) {
       text_ = {static_cast<float*>(p_.grad_text.data), p_.dim};
     } else {
-      text_ = {buffer_ = allocate(p_.columns * stride_), stride_};
+      text_ = {text_memory_.take(p_.columns * stride_), stride_};
     }
-  }
-  ~Backward() {
-    std::free(parts_);
-    std::free(buffer_);
   }
 
   void run() {
@@ -290,10 +286,10 @@ class Backward {
   const ContrastiveProblem& p_;
   const Threads& threads_;
   const Cut cut_;
-  const int64_t stride_;    // of rows in scratch
-  float* parts_ = nullptr;  // of grad_image, one per group of columns
+  const int64_t stride_;               // of rows in scratch
+  Memory parts_memory_, text_memory_;  // text: where its gradient is narrower
+  float* parts_ = nullptr;             // of grad_image, one per group of columns
   Sums text_;
-  float* buffer_ = nullptr;          // of grad_text, where it is narrower
   double sums_[kMaxGroups][2] = {};  // of dx * dot and of dx
 };
 

@@ -236,12 +236,12 @@ class Worker {
 
 /// The positives of columns from those of rows, where a row has one at most. Many rows may share a column.
 void add_up_hits(const ContrastiveProblem& p) {
-  double* sum = reinterpret_cast<double*>(allocate(2 * p.columns));
+  Memory memory;
+  double* sum = reinterpret_cast<double*>(memory.take(2 * p.columns));
   for (int64_t j = 0; j < p.columns; ++j) sum[j] = 0.0;
   visit_positives(p.positives, Place{0, p.rows, 0, p.columns}, 0, p.columns,
                   [&](int64_t r, int64_t c) { sum[c] += static_cast<double>(p.row.hit[r]); });
   for (int64_t j = 0; j < p.columns; ++j) p.column.hit[j] = static_cast<float>(sum[j]);
-  std::free(sum);
 }
 
 /// Columns from the groups' states, in the order of the groups.
@@ -276,7 +276,8 @@ void contrastive_forward(const ContrastiveProblem& p, const Threads& threads) {
   if (p.rows == 0 || p.columns == 0) return;
   const bool softmax = p.kind == ContrastiveKind::kSoftmax;
   const Cut cut(p.rows);
-  float* states = softmax ? allocate(cut.groups * ColumnState::floats(p)) : nullptr;
+  Memory memory;
+  float* states = softmax ? memory.take(cut.groups * ColumnState::floats(p)) : nullptr;
   const double operations = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) *
                             static_cast<double>(p.dim + 16);  // an exponential is about 16
   parallel(threads, cut.groups, operations, [&](Claim& claim) {
@@ -298,7 +299,6 @@ void contrastive_forward(const ContrastiveProblem& p, const Threads& threads) {
     }
   });
   if (softmax) finish_columns(p, cut, states);
-  std::free(states);
 }
 
 MMK_NAMESPACE_END

@@ -32,29 +32,10 @@ struct Cut {
   int64_t first_block(int64_t group) const { return group * blocks / groups; }
 };
 
-/// Embeddings as operand of a product (panels.h).
-struct Embeddings {
-  const void* data;
-  DType dtype;
-  int64_t stride;
-
-  explicit Embeddings(const ContrastiveRows& rows, int64_t first = 0)
-      : data(at(rows.data, rows.dtype, first * rows.stride)), dtype(rows.dtype), stride(rows.stride) {}
-  const Embeddings& part(int) const { return *this; }
-  const float* numbers(int64_t row, int64_t first, int64_t count, float* buffer) const {
-    const char* from = at(data, dtype, row * stride + first);
-    if (dtype == DType::kFloat32) return reinterpret_cast<const float*>(from);
-    widen_run(from, dtype, count, 1.0f, buffer);
-    return buffer;
-  }
-  const uint16_t* bits(int64_t row, int64_t first) const {
-    if (dtype != DType::kBFloat16) return nullptr;
-    return reinterpret_cast<const uint16_t*>(at(data, dtype, row * stride + first));
-  }
-  void prefetch(int64_t row, int64_t first, int64_t count) const {
-    prefetch_run(at(data, dtype, row * stride + first), count * element_size(dtype));
-  }
-};
+/// Embeddings from row `first` on.
+inline StoredRows embeddings(const ContrastiveRows& rows, int64_t first = 0) {
+  return {at(rows.data, rows.dtype, first * rows.stride), rows.dtype, rows.stride};
+}
 
 /// A tile as operand of a product.
 struct TileNumbers {
@@ -92,7 +73,7 @@ inline Element element_of(const ContrastiveProblem& p) {
 
 /// image text^T.
 inline void dot_products(const ContrastiveProblem& p, const Place& at, const BlockScratch& scratch, float* tile) {
-  const Along<Embeddings> image{Embeddings(p.image)}, text{Embeddings(p.text)};
+  const Along<StoredRows> image{embeddings(p.image)}, text{embeddings(p.text)};
   product_block(element_of(p), Depth{&p.dim, 1}, image, text, at.row, at.rows, at.column, at.columns, scratch, tile);
 }
 

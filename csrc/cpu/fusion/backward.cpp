@@ -80,21 +80,11 @@ class Backward {
       dz_.copy = copy_.take(p_.rows * p_.out * element_size(dz_.dtype) / static_cast<int64_t>(sizeof(float)) + 1);
     }
     if (!copies && !norm.slope) return;
-    switch (p_.activation) {
-#define MMK_CASE(name)                                                                        \
-  case Activation::k##name:                                                                   \
-    slopes<Activation::k##name>(p_, constant_.get(), copy_.get(), dz_.dtype, norm, threads_); \
-    if (p_.grad_gate) gate_gradient(GateRows<Activation::k##name>{p_, constant_.get()});      \
-    break;
-      MMK_CASE(None)
-      MMK_CASE(Gelu)
-      MMK_CASE(GeluTanh)
-      MMK_CASE(Relu)
-      MMK_CASE(Silu)
-      MMK_CASE(Tanh)
-      MMK_CASE(Sigmoid)
-#undef MMK_CASE
-    }
+    with_activation(p_.activation, [&](auto chosen) {
+      constexpr Activation kActivation = decltype(chosen)::kValue;
+      slopes<kActivation>(p_, constant_.get(), copy_.get(), dz_.dtype, norm, threads_);
+      if (p_.grad_gate) gate_gradient(GateRows<kActivation>{p_, constant_.get()});
+    });
   }
 
   template <class Reader>
@@ -126,7 +116,7 @@ class Backward {
       sum_slopes(s, mean.get(), slope.get(), level.get());
     }
     const Side side{s, s.own_rows, mean.get(), slope.get(), level.get(), shift.get()};
-    const FloatRows summed_rows{rows, p_.out};
+    const StoredRows summed_rows{rows, DType::kFloat32, p_.out};
     input_gradient(side, summed_rows, nullptr);
     weight_gradient(side, summed_rows, nullptr);
   }
@@ -166,9 +156,8 @@ class Backward {
     const auto write = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t at_row = row + r;
-        const bool own = s.shared;
-        const int64_t target = own ? own_offset_of(p_, s, s.grad.stride, at_row) : offset_of(p_, s.grad.stride, at_row);
-        const int64_t from = own ? own_offset_of(p_, s, s.x.stride, at_row) : offset_of(p_, s.x.stride, at_row);
+        const int64_t target = source_offset(p_, s, s.grad.stride, at_row);
+        const int64_t from = source_offset(p_, s, s.x.stride, at_row);
         const float mean = side.mean ? side.mean[at_row] : 0.0f;
         for (int64_t i = 0; i < columns; i += kLanes) {
           const int64_t count = columns - i;
@@ -185,7 +174,7 @@ class Backward {
       }
     };
     product(threads_, element_of(p_), side.rows, s.width, Depth{&p_.out, 1}, Along<Rows>{dz},
-            Across<WeightRows>{{p_, s.first}}, write);
+            Across<StoredRows>{weight_rows(p_, s.first)}, write);
   }
 
   template <class Rows>
@@ -223,7 +212,7 @@ class Backward {
       }
     };
     product(threads_, element_of(p_), p_.out, s.width, Depth{&side.rows, 1}, Across<Rows>{dz},
-            Across<SourceRows>{{p_, s, s.shared, side.mean, factor, nullptr}}, write);
+            Across<SourceRows>{{p_, s, side.mean, factor, nullptr}}, write);
     if (!parts) return;
     for (int64_t k = 0; k < s.width; ++k) {
       float total = 0.0f;

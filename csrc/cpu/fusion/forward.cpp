@@ -24,19 +24,7 @@ struct Epilogue {
   const float* constant;  // padded to whole panels, or nullptr
 
   void operator()(int64_t row, int64_t rows, int64_t column, int64_t columns, const Block& c) const {
-    switch (p.activation) {
-#define MMK_CASE(name)      \
-  case Activation::k##name: \
-    return write<Activation::k##name>(row, rows, column, columns, c);
-      MMK_CASE(None)
-      MMK_CASE(Gelu)
-      MMK_CASE(GeluTanh)
-      MMK_CASE(Relu)
-      MMK_CASE(Silu)
-      MMK_CASE(Tanh)
-      MMK_CASE(Sigmoid)
-#undef MMK_CASE
-    }
+    with_activation(p.activation, [&](auto chosen) { write<decltype(chosen)::kValue>(row, rows, column, columns, c); });
   }
 
   template <Activation activation>
@@ -82,7 +70,7 @@ void fusion_forward(const FusionProblem& p, const Threads& threads) {
   const Shared shared(p, norm, threads);
   const FullSources full(p);
   product(threads, element_of(p), p.rows, p.out, full.depth(), Along<Parts<SourceRows>>{full.rows()},
-          Along<Parts<WeightRows>>{full.weights()}, Epilogue{p, shared, constant.get()});
+          Along<Parts<StoredRows>>{full.weights()}, Epilogue{p, shared, constant.get()});
 }
 
 MMK_NAMESPACE_END

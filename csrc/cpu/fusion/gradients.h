@@ -6,18 +6,6 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// Dense rows in scratch.
-struct FloatRows {
-  const float* data;
-  int64_t stride;
-  const FloatRows& part(int) const { return *this; }
-  const float* numbers(int64_t row, int64_t first, int64_t, float*) const { return data + row * stride + first; }
-  const uint16_t* bits(int64_t, int64_t) const { return nullptr; }
-  void prefetch(int64_t row, int64_t first, int64_t count) const {
-    prefetch_run(data + row * stride + first, count * static_cast<int64_t>(sizeof(float)));
-  }
-};
-
 /// Rows of dz: those of grad_out where they are the same, or a copy in the type that products multiply.
 struct SlopeRows {
   const FusionProblem& p;
@@ -157,7 +145,7 @@ inline void times_weight(const FusionProblem& p, const float* v, float* to, cons
   parallel(threads, ceil_div(p.width, kColumns), 2.0 * static_cast<double>(p.out * p.width), [&](Claim& claim) {
     Arena arena(3 * kColumns);
     float *buffer = arena.take(kColumns), *sum = arena.take(kColumns), *total = arena.take(kColumns);
-    const WeightRows weight{p, 0};
+    const StoredRows weight = weight_rows(p, 0);
     for (int64_t item; (item = claim.next()) >= 0;) {
       const int64_t first = item * kColumns, columns = smaller(kColumns, p.width - first);
       memset(total, 0, kColumns * sizeof(float));

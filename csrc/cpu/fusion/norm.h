@@ -61,7 +61,7 @@ struct OwnMoments {
       Arena arena(s.width + kLanes);
       float* buffer = arena.take(s.width);
       for (int64_t row; (row = claim.next()) >= 0;) {
-        const float* x = read_numbers(s.x.data, p.dtype, own_offset_of(p, s, s.x.stride, row), s.width, buffer);
+        const float* x = read_numbers(s.x.data, p.dtype, source_offset(p, s, s.x.stride, row), s.width, buffer);
         const Moments m = moments_of(p, x, s.width);
         means[row] = m.mean;
         sums[row] = m.squares;
@@ -137,7 +137,7 @@ inline void weight_sums(const FusionProblem& p, int64_t first, int64_t width, co
   parallel(threads, ceil_div(p.out, kRows), 4.0 * static_cast<double>(p.out * features), [&](Claim& claim) {
     Arena arena(features + kLanes);
     float* buffer = arena.take(features);
-    const WeightRows weight{p, first};
+    const StoredRows weight = weight_rows(p, first);
     const auto sum = [&](const WeightSum& s, int64_t n, const float* w) {
       if (!s.to) return;
       float total = s.start ? s.start[n] : 0.0f;

@@ -8,25 +8,6 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// Fp32 memory of a whole call.
-class Memory {
- public:
-  Memory() = default;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  ~Memory() { std::free(data_); }
-
-  float* get() const { return data_; }
-  float* take(int64_t floats) {
-    std::free(data_);
-    data_ = nullptr;
-    return data_ = allocate(floats);
-  }
-
- private:
-  float* data_ = nullptr;
-};
-
 /// Some elements that are made once and stay where they are. A container of the standard library would share its functions
 /// with other instruction sets (core/namespace.h).
 template <class T>
@@ -106,16 +87,9 @@ class SharingRows {
   int64_t first_ = 0, count_ = 1;
 };
 
-/// Offset of a shared source's own row: that of any output row which reads it.
-inline int64_t own_offset_of(const FusionProblem& p, const Source& s, const int64_t* stride, int64_t own_row) {
-  return offset_of(p, stride, SharingRows(p, s.own, own_row).row(0));
-}
-
-/// fp32 numbers [first, first + count) of what stands at `offset`, in place or in `buffer`.
-inline const float* read_numbers(const void* data, DType dtype, int64_t offset, int64_t count, float* buffer) {
-  if (dtype == DType::kFloat32) return static_cast<const float*>(data) + offset;
-  widen_run(at(data, dtype, offset), dtype, count, 1.0f, buffer);
-  return buffer;
+/// Offset of a row of a source; a shared one counts its own rows, and any output row that reads one says where it is.
+inline int64_t source_offset(const FusionProblem& p, const Source& s, const int64_t* stride, int64_t row) {
+  return offset_of(p, stride, s.shared ? SharingRows(p, s.own, row).row(0) : row);
 }
 
 /// Up to kLanes numbers, 0 beyond.
@@ -161,42 +135,28 @@ MMK_ALWAYS_INLINE void store_numbers(void* data, DType dtype, int64_t offset, in
 }
 
 /// Asks for columns of the row that a sink writes next but some.
-inline void prefetch_result(void* data, DType dtype, int64_t offset, int64_t columns) {
-  prefetch_target(const_cast<char*>(at(data, dtype, offset)), columns * element_size(dtype));
+inline void prefetch_result(const void* data, DType dtype, int64_t offset, int64_t columns) {
+  prefetch_run<true>(at(data, dtype, offset), columns * element_size(dtype));
 }
 constexpr int64_t kRowsAhead = 4;
 
 // ---- readers (panels.h) ----
 
-/// Rows of W, the columns of one source.
-struct WeightRows {
-  const FusionProblem& p;
-  int64_t first;
-  const WeightRows& part(int) const { return *this; }
-  const float* numbers(int64_t row, int64_t k, int64_t count, float* buffer) const {
-    return read_numbers(p.weight, p.dtype, row * p.weight_stride + first + k, count, buffer);
-  }
-  const uint16_t* bits(int64_t row, int64_t k) const {
-    return static_cast<const uint16_t*>(p.weight) + row * p.weight_stride + first + k;
-  }
-  void prefetch(int64_t row, int64_t k, int64_t count) const {
-    prefetch_run(at(p.weight, p.dtype, row * p.weight_stride + first + k), count * element_size(p.dtype));
-  }
-};
+/// Rows of W, from column `first` on.
+inline StoredRows weight_rows(const FusionProblem& p, int64_t first) {
+  return {at(p.weight, p.dtype, first), p.dtype, p.weight_stride};
+}
 
 /// Rows of a source: as they are, or (x - mean) * factor * scale with what is there of these.
 struct SourceRows {
   const FusionProblem& p;
   const Source& source;
-  bool own;             // own rows of a shared source, not rows of the output
   const float* mean;    // of the rows
   const float* factor;  // of the rows
   const float* scale;   // of the features of the source
 
   const SourceRows& part(int) const { return *this; }
-  int64_t offset(int64_t row) const {
-    return own ? own_offset_of(p, source, source.x.stride, row) : offset_of(p, source.x.stride, row);
-  }
+  int64_t offset(int64_t row) const { return source_offset(p, source, source.x.stride, row); }
   const float* numbers(int64_t row, int64_t k, int64_t count, float* buffer) const {
     const float* x = read_numbers(source.x.data, p.dtype, offset(row) + k, count, buffer);
     if (!mean && !factor && !scale) return x;

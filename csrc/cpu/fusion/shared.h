@@ -32,18 +32,18 @@ class FullSources {
       const Source& s = p.sources[i];
       if (s.shared || s.width == 0) continue;
       const float* scale = p.norm_weight ? p.norm_weight + s.first : nullptr;
-      rows_.add(p, s, false, centred ? p.mean : nullptr, nullptr, scale);
-      weights_.add(p, s.first);
+      rows_.add(p, s, centred ? p.mean : nullptr, nullptr, scale);
+      weights_.add(weight_rows(p, s.first));
       widths_.add(s.width);
     }
   }
   Depth depth() const { return {widths_.data(), static_cast<int>(widths_.size())}; }
   Parts<SourceRows> rows() const { return {rows_.data()}; }
-  Parts<WeightRows> weights() const { return {weights_.data()}; }
+  Parts<StoredRows> weights() const { return {weights_.data()}; }
 
  private:
   List<SourceRows> rows_;
-  List<WeightRows> weights_;
+  List<StoredRows> weights_;
   List<int64_t> widths_;
 };
 
@@ -68,7 +68,7 @@ class Shared {
         }
       };
       product(threads, element_of(p), s.own_rows, p.out, Depth{&s.width, 1},
-              Along<SourceRows>{{p, s, true, mean, nullptr, scale}}, Along<WeightRows>{{p, s.first}}, keep);
+              Along<SourceRows>{{p, s, mean, nullptr, scale}}, Along<StoredRows>{weight_rows(p, s.first)}, keep);
       if (mean) {
         weight_sums(p, s.first, s.width, {part.level.take(width_), scale, nullptr}, {}, threads);
       }
