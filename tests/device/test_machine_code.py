@@ -128,6 +128,23 @@ def test_branches_that_do_not_leave():
     assert loop.whole.slots == 8 and loop.mix["nothing"] == 1
 
 
+def test_a_block_out_of_line_that_ends_in_bsync_belongs_to_its_loop():
+    body = f"""
+        .L_x_1:
+        BSSY B0, `(.L_x_4)
+        @P0 BRA `(.L_x_8)
+        BSYNC B0
+        .L_x_4:
+        {MMA}
+        @P1 BRA `(.L_x_1)
+        EXIT
+        .L_x_8:
+        FSEL R1, R1, R2, P3
+        BSYNC B0
+        EXIT"""
+    assert loops_of(body) == {"0x0": 7}
+
+
 def test_a_loop_in_a_function_that_is_called():
     body = f"""
         CALL.REL.NOINC `($k$sub)
@@ -188,6 +205,27 @@ def test_the_steady_iteration_fetches_and_does_not_mask():
     loop = count_loop(listing(PARTIAL))
     assert (loop.whole.slots, loop.steady.slots, loop.steady.work) == (10, 7, 2)
     assert loop.bytes_moved == {"global_to_shared": 2 * 512}
+
+
+@pytest.mark.parametrize("guard", ["@P0", "@!P0"])
+def test_a_mask_in_line_is_not_in_the_steady_iteration_either(guard):
+    """Whichever way around the compiler lays it out."""
+    longer, shorter = repeated(3, "FSEL R1, R1, R2, P3"), "FADD R1, R1, R2"
+    first, second = (longer, shorter) if guard == "@P0" else (shorter, longer)
+    body = f"""
+        .L_x_1:
+        {MMA}
+        {guard} BRA `(.L_x_2)
+        {first}
+        BRA `(.L_x_3)
+        .L_x_2:
+        {second}
+        .L_x_3:
+        @P1 BRA `(.L_x_1)
+        EXIT"""
+    loop = count_loop(listing(body))
+    assert loop.whole.slots == 8
+    assert loop.steady.slots == (4 if guard == "@P0" else 5)
 
 
 def test_a_masked_twin_inside_the_loop_is_not_in_the_steady_iteration():
