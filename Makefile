@@ -19,12 +19,12 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
         'tests/*.h' 'tests/*.cpp')
 INSTALLED := $(VENV)/installed
 
-.PHONY: help venv build build-test-module demo test test-all test-nightly lint house format sanitize sass \
+.PHONY: help venv build build-test-module build-emulator demo test test-all test-nightly lint house format sanitize sass \
         sass-check clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
-	@echo "others:         venv build build-test-module test-nightly lint format sanitize sass-check clean"
+	@echo "others:         venv build build-test-module build-emulator test-nightly lint format sanitize sass-check clean"
 
 # ---- environment and build ----
 
@@ -43,18 +43,21 @@ build: venv
 build-test-module: venv
 	$(PY) tools/native.py tests
 
+build-emulator: venv
+	$(PY) tools/native.py emulator
+
 # ---- run ----
 
 demo: build
 	$(PY) -m mmkernels demo
 
-test: build build-test-module
+test: build build-test-module build-emulator
 	$(PYTEST) -m "not slow and not nightly"
 
-test-all: build build-test-module
+test-all: build build-test-module build-emulator
 	$(PYTEST) -m "slow and not nightly"
 
-test-nightly: build build-test-module
+test-nightly: build build-test-module build-emulator
 	$(PYTEST) -m nightly
 
 # ---- checks ----
