@@ -19,12 +19,13 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
         'tests/*.h' 'tests/*.cpp')
 INSTALLED := $(VENV)/installed
 
-.PHONY: help venv build build-test-module build-emulator demo test test-all test-nightly lint house format sanitize sass \
-        sass-check clean
+.PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-nightly gpu-check lint house \
+        format sanitize sass sass-check clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
-	@echo "others:         venv build build-test-module build-emulator test-nightly lint format sanitize sass-check clean"
+	@echo "others:         venv build build-cuda build-test-module build-emulator test-nightly gpu-check lint format"
+	@echo "                sanitize sass-check clean"
 
 # ---- environment and build ----
 
@@ -39,6 +40,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 build: venv
 	$(PY) tools/native.py library
+
+# Needs nvcc, no GPU and no CUDA torch: docs/building.md
+build-cuda: venv
+	$(PY) tools/native.py cuda
 
 build-test-module: venv
 	$(PY) tools/native.py tests
@@ -59,6 +64,10 @@ test-all: build build-test-module build-emulator
 
 test-nightly: build build-test-module build-emulator
 	$(PYTEST) -m nightly
+
+# On a machine with a GPU and a CUDA torch; fails where nothing ran on one. docs/testing.md
+gpu-check: build build-cuda
+	$(PY) -m tools.gpu_check
 
 # ---- checks ----
 

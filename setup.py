@@ -1,30 +1,36 @@
-"""Puts the C++ library (tools/native.py builds it) into wheels and editable installs.
+"""Puts the C++ libraries (tools/native.py builds them) into wheels and editable installs.
 
 The metadata is static, in pyproject.toml. MMKERNELS_NO_NATIVE=1 makes a pure Python package that runs on the reference
-backend; without it a build that cannot make the library fails.
+backend; without it a build that cannot make a library that is wanted fails. docs/building.md has the other switches.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import native
+from tools import cuda, native
+from tools.ninja_rules import is_on
 
-NO_NATIVE = os.environ.get("MMKERNELS_NO_NATIVE", "").strip().lower() in ("1", "true", "yes", "on")
+NO_NATIVE = is_on("MMKERNELS_NO_NATIVE")
 
 
 class BuildNative(build_ext):
-    """Lets ninja build the library where setuptools wants an extension module."""
+    """Lets ninja build the library where setuptools wants an extension module, and the CUDA one beside it."""
 
     def build_extension(self, ext: Extension) -> None:
-        native.library(Path(self.get_ext_fullpath(ext.name))).run()
+        output = Path(self.get_ext_fullpath(ext.name))
+        with_cuda = cuda.wanted()  # first: what it refuses needs no minutes of compiling
+        builds = [native.library(output)]
+        if with_cuda:
+            builds.append(native.cuda_library(output.with_name(native.CUDA_LIBRARY)))
+        for build in builds:
+            build.run()
 
 
 setup(

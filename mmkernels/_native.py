@@ -16,9 +16,14 @@ import torch
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
 
 
+def disabled() -> bool:
+    """Whether the environment says that no C++ library is to be loaded."""
+    return os.environ.get("MMKERNELS_DISABLE_NATIVE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
 def _load() -> str | None:
     """Load the library; return None, or one sentence that says why it is not there."""
-    if os.environ.get("MMKERNELS_DISABLE_NATIVE", "").strip().lower() in ("1", "true", "yes", "on"):
+    if disabled():
         return "the C++ library was not loaded because MMKERNELS_DISABLE_NATIVE is set in the environment"
     if not LIBRARY.exists():
         return f"the C++ library {LIBRARY.name} was not built (it is expected beside {Path(__file__).name})"

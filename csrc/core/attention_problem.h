@@ -27,6 +27,7 @@ struct MaskView {
   int64_t stop_stride[4] = {0, 0, 0, 0};
   const uint8_t* visible = nullptr;
   int64_t visible_stride[4] = {0, 0, 0, 0};  // batch, head, row, key
+  int64_t visible_size[4] = {0, 0, 0, 0};    // varlen on a GPU: nobody has checked that the longest sequence fits
   const uint8_t* exact = nullptr;            // on a GPU: one flag there that says, if set, not to read `visible`
   bool unmask_empty_rows = false;
 };

@@ -1,11 +1,12 @@
 // Tensors of the lowered call (docs/architecture.md) -> AttentionProblem.
 //
-// Shapes are checked against one another (a kernel must never read outside a tensor, whoever calls); index values are
-// checked here because only the CPU may read them for free.
+// Shapes are checked against one another (a kernel must never read outside a tensor, whoever calls). Index values are
+// checked only where the host may read them; on a GPU they stay unread, and the kernels clamp them.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "../core/attention_problem.h"
@@ -21,6 +22,22 @@ inline void broadcast_strides(const Tensor& t, const char* name, const int64_t (
     MMK_CHECK(t.size(axis) == sizes[axis] || t.size(axis) == 1, name, " has size ", t.size(axis), " on axis ", axis,
               ", expected 1 or ", sizes[axis]);
     strides[axis] = t.size(axis) == 1 ? 0 : t.stride(axis);
+  }
+}
+
+/// Every tensor of a call must be where its query is: the dispatcher only knows that one of them is on a GPU.
+inline void check_device(const Tensor& query, std::initializer_list<std::vector<Tensor>> lists,
+                         std::initializer_list<OptionalTensor> others) {
+  const auto device = query.device();
+  const auto check = [&](const Tensor& t) {
+    MMK_CHECK(t.device() == device, "every tensor must be on query's device, ", device.index(), ", got one on ",
+              t.device().index(), t.is_cuda() ? "" : ", which is no GPU");
+  };
+  for (const auto& list : lists) {
+    for (const Tensor& t : list) check(t);
+  }
+  for (const OptionalTensor& t : others) {
+    if (t) check(*t);
   }
 }
 
@@ -45,9 +62,13 @@ inline TensorView view_of(const Tensor& t, const char* name, bool packed, int64_
   return view;
 }
 
-inline void check_cu_seqlens(const Tensor& cu, const char* name, int64_t total) {
+inline const int32_t* cu_seqlens_of(const Tensor& cu, const char* name) {
   MMK_CHECK(cu.scalar_type() == ScalarType::Int && cu.dim() == 1 && cu.size(0) >= 1 && cu.is_contiguous(), name,
             " must be a contiguous int32 vector with at least one element");
+  return static_cast<const int32_t*>(cu.const_data_ptr());
+}
+
+inline void check_cu_seqlens(const Tensor& cu, const char* name, int64_t total) {
   const int32_t* values = static_cast<const int32_t*>(cu.const_data_ptr());
   const int64_t n = cu.size(0) - 1;
   MMK_CHECK(values[0] == 0, name, "[0] is ", values[0], ", expected 0");
@@ -92,13 +113,16 @@ struct Call {
   const std::vector<int64_t>& offsets;
 };
 
+/// Whether the host may read the tensors that hold indices, flags and seeds.
+enum class Values { kOnHost, kOnDevice };
+
 /// AttentionProblem plus the memory its pointers need.
 class Lowered {
  public:
   AttentionProblem problem;
   std::vector<Segment> segments;
 
-  explicit Lowered(const Call& c) {
+  Lowered(const Call& c, Values values) : values_(values) {
     AttentionProblem& p = problem;
     const bool packed = c.cu_seqlens_q.has_value();
     MMK_CHECK(packed == c.cu_seqlens_k.has_value(), "cu_seqlens_q and cu_seqlens_k come together");
@@ -121,10 +145,12 @@ class Lowered {
       p.batch = c.cu_seqlens_q->size(0) - 1;
       MMK_CHECK(c.cu_seqlens_k->size(0) - 1 == p.batch,
                 "cu_seqlens_q and cu_seqlens_k must name equally many sequences");
-      check_cu_seqlens(*c.cu_seqlens_q, "cu_seqlens_q", p.len_q);
-      check_cu_seqlens(*c.cu_seqlens_k, "cu_seqlens_k", c.keys[0].size(0));
-      p.cu_q = static_cast<const int32_t*>(c.cu_seqlens_q->const_data_ptr());
-      p.cu_k = static_cast<const int32_t*>(c.cu_seqlens_k->const_data_ptr());
+      p.cu_q = cu_seqlens_of(*c.cu_seqlens_q, "cu_seqlens_q");
+      p.cu_k = cu_seqlens_of(*c.cu_seqlens_k, "cu_seqlens_k");
+      if (values_ == Values::kOnHost) {
+        check_cu_seqlens(*c.cu_seqlens_q, "cu_seqlens_q", p.len_q);
+        check_cu_seqlens(*c.cu_seqlens_k, "cu_seqlens_k", c.keys[0].size(0));
+      }
     } else {
       for (size_t s = 0; s < c.keys.size(); ++s) {
         if (c.keys[s].size(0) != 1) p.batch = c.keys[s].size(0);
@@ -178,8 +204,12 @@ class Lowered {
   }
 
  private:
+  Values values_;
+
+  /// Tokens of the longest sequence. On a device nobody knows them here: 0, which every shape is enough for.
   int64_t longest(const int32_t* cu) const {
     int64_t most = 0;
+    if (values_ == Values::kOnDevice) return most;
     for (int64_t b = 0; b < problem.batch; ++b) most = std::max<int64_t>(most, cu[b + 1] - cu[b]);
     return most;
   }
@@ -188,7 +218,13 @@ class Lowered {
     AttentionProblem& p = problem;
     MaskView& m = p.mask;
     m.unmask_empty_rows = c.unmask_empty_rows;
-    const bool exact = c.interval_exact && *static_cast<const bool*>(c.interval_exact->const_data_ptr());
+    bool exact = false;
+    if (c.interval_exact) {
+      MMK_CHECK(c.interval_exact->scalar_type() == ScalarType::Bool && c.interval_exact->numel() == 1,
+                "interval_exact must be one bool");
+      m.exact = static_cast<const uint8_t*>(c.interval_exact->const_data_ptr());
+      exact = values_ == Values::kOnHost && *m.exact;
+    }
     if (c.start) {
       MMK_CHECK(c.stop.has_value(), "start and stop come together");
       const int64_t sizes[4] = {p.num_segments, packed ? 1 : p.batch, p.heads_q, p.len_q};
@@ -199,7 +235,7 @@ class Lowered {
       for (int i = 0; i < 2; ++i) {
         MMK_CHECK(ends[i]->scalar_type() == ScalarType::Int, "start and stop must be int32");
         broadcast_strides(*ends[i], i ? "stop" : "start", sizes, *strides[i]);
-        check_intervals(*ends[i], i ? "stop" : "start", lengths);
+        if (values_ == Values::kOnHost) check_intervals(*ends[i], i ? "stop" : "start", lengths);
       }
       m.start = static_cast<const int32_t*>(c.start->const_data_ptr());
       m.stop = static_cast<const int32_t*>(c.stop->const_data_ptr());
@@ -212,6 +248,7 @@ class Lowered {
         const int64_t sizes[4] = {p.batch, p.heads_q, p.len_q, p.len_k};
         broadcast_strides(*c.visible, "mask", sizes, m.visible_stride);
       }
+      for (int axis = 0; axis < 4; ++axis) m.visible_size[axis] = c.visible->size(axis);
       m.visible = static_cast<const uint8_t*>(c.visible->const_data_ptr());
     }
   }
@@ -279,9 +316,11 @@ class Lowered {
     MMK_CHECK(c.seed && c.seed->numel() == 1 && c.seed->scalar_type() == ScalarType::Long,
               "dropout needs an int64 seed");
     MMK_CHECK(c.offsets.size() == 4, "offsets must hold batch, head, query and key");
-    const uint64_t seed = static_cast<uint64_t>(*static_cast<const int64_t*>(c.seed->const_data_ptr()));
-    d.key0 = static_cast<uint32_t>(seed);
-    d.key1 = static_cast<uint32_t>(seed >> 32);
+    d.seed = static_cast<const uint64_t*>(c.seed->const_data_ptr());
+    if (values_ == Values::kOnHost) {
+      d.key0 = static_cast<uint32_t>(*d.seed);
+      d.key1 = static_cast<uint32_t>(*d.seed >> 32);
+    }
     const double threshold = std::nearbyint(c.dropout_p * 4294967296.0);
     // 2^32 drops every pair: no 32-bit threshold says that, a zero scale does
     const bool drops_all = threshold >= 4294967296.0;

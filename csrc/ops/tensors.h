@@ -24,7 +24,7 @@ inline DType dtype_of(const Tensor& t, const char* name) {
     case ScalarType::Half:
       return DType::kFloat16;
     default:
-      MMK_CHECK(false, name, " must be float32, bfloat16 or float16 on the cpu backend");
+      MMK_CHECK(false, name, " must be float32, bfloat16 or float16");
   }
 }
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mmkernels import _native
 from mmkernels.backend import Problem, why_not_native
-from mmkernels.bias import BIAS_RELATIVE
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
+from mmkernels.ops.attention import native_call
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
 
 MAX_HEAD_DIM = 512
@@ -36,13 +36,7 @@ def forward(call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:
     """(out, lse); lse is None, and not computed, without ``with_lse``."""
     if is_plain(call):
         return forward_plain(call.query, call.keys[0], call.values[0], call.scale, with_lse)
-    out = empty_like_query(call.query, call.values[0].shape[-1])
-    lse = empty_lse(call.query, call.cu_seqlens_q is not None) if with_lse else None
-    try:
-        _forward(*_readable(call), out, lse)
-    except RuntimeError as error:
-        _native.reraise(error)
-    return out, lse
+    return native_call.forward(_forward, call, with_lse)
 
 
 def forward_plain(
@@ -64,20 +58,7 @@ def backward(
     grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Dense gradients of the needed ones of query, keys, values, bias; (0,) and [] for the others."""
-    query = [empty_gradient(call.query)] if needs[0] else []
-    keys = [empty_gradient(key) for key in call.keys] if needs[1] else []
-    values = [empty_gradient(value) for value in call.values] if needs[2] else []
-    bias = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in call.bias] if needs[3] else []
-    grad_out, out = unit_last_stride(grad_out), unit_last_stride(out)
-    if out.numel() == 0:  # nothing for the kernel to do, nor anyone to write the zeros
-        for grad in (*query, *keys, *values, *bias):
-            grad.zero_()
-        return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
-    try:
-        _backward(grad_out, grad_lse, *_readable(call), out, lse, query, keys, values, bias)
-    except RuntimeError as error:
-        _native.reraise(error)
-    return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
+    return native_call.backward(_backward, grad_out, grad_lse, call, out, lse, needs)
 
 
 def backward_plain(
@@ -108,25 +89,3 @@ def is_plain(call: Lowered) -> bool:
         bias_kind or softcap or dropout_p or unmask or start is not None or stop is not None
         or visible is not None or cu_seqlens_q is not None or len(keys) != 1
     )  # fmt: skip
-
-
-def _readable(call: Lowered) -> Lowered:
-    """The call with operands whose last axis is dense; nothing is copied where it is already."""
-    if _unit_strides(call):
-        return call
-    return call._replace(
-        query=unit_last_stride(call.query),
-        keys=[unit_last_stride(key) for key in call.keys],
-        values=[unit_last_stride(value) for value in call.values],
-        bias=[unit_last_stride(part) for part in call.bias],
-    )
-
-
-def _unit_strides(call: Lowered) -> bool:
-    if call.bias_kind == BIAS_RELATIVE or call.query.stride(-1) != 1:
-        return False
-    for tensors in (call.keys, call.values):
-        for tensor in tensors:
-            if tensor.stride(-1) != 1:
-                return False
-    return True

@@ -28,8 +28,8 @@ class Pairs:
             self.batch, (self.q_len, self.q_heads, _) = 1, call.query.shape
             self.k_heads = call.keys[0].shape[1]
             self.k_lens = [call.keys[0].shape[0]]
-            self.q_sequence, self.q_local, q_inside = _places(call.cu_seqlens_q, self.q_len)
-            self.k_sequence, self.k_local, k_inside = _places(call.cu_seqlens_k, self.k_lens[0])
+            self.q_sequence, self.q_local, q_inside = places(call.cu_seqlens_q, self.q_len)
+            self.k_sequence, self.k_local, k_inside = places(call.cu_seqlens_k, self.k_lens[0])
             self.together = (self.q_sequence[:, None] == self.k_sequence) & q_inside[:, None] & k_inside
         else:
             self.batch, self.q_heads, self.q_len, _ = call.query.shape
@@ -164,7 +164,7 @@ class Pairs:
         return sums.index_put(index, d_logits[0].permute(1, 2, 0), accumulate=True).movedim(-1, 1)
 
 
-def _places(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+def places(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Each token's sequence, its index in it, and whether it is in any."""
     count = cu_seqlens.shape[0] - 1
     index = torch.arange(tokens, dtype=cu_seqlens.dtype, device=cu_seqlens.device)

@@ -1,0 +1,1 @@
+"""Tools of this source tree; no part of a wheel."""
