@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../kernels/attention_forward.h"
+#include "attention_plan.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -29,5 +30,26 @@ struct ForwardKernels {
   using General = AttentionForward<T, kDim, 1, kGeneralWarps, kKeys, true, false>;
   using GeneralFew = AttentionForward<T, kDim, 1, 1, kKeys, true, false>;
 };
+
+template <class Kernel>
+struct KernelType {
+  using Type = Kernel;
+};
+
+/// Calls f with the KernelType of a kind.
+template <class T, int kDim, class F>
+void with_forward_kernel(ForwardKind kind, const F& f) {
+  using Kernels = ForwardKernels<T, kDim>;
+  switch (kind) {
+    case ForwardKind::kPlain:
+      return f(KernelType<typename Kernels::Plain>{});
+    case ForwardKind::kFew:
+      return f(KernelType<typename Kernels::Few>{});
+    case ForwardKind::kGeneral:
+      return f(KernelType<typename Kernels::General>{});
+    case ForwardKind::kGeneralFew:
+      return f(KernelType<typename Kernels::GeneralFew>{});
+  }
+}
 
 MMK_NAMESPACE_END

@@ -25,4 +25,6 @@ MMK_DEVICE float maximum(float a, float b) {
   return emulator::canonical(a != a || a < b ? b : a);
 }
 
+MMK_DEVICE int lowest_bit(uint32_t bits) { return bits == 0 ? 32 : __builtin_ctz(bits); }
+
 MMK_NAMESPACE_END

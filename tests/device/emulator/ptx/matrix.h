@@ -104,6 +104,12 @@ MMK_DEVICE void load_matrices_transposed(uint32_t (&word)[4], Shared row, emulat
 
 /// For Half and BFloat16.
 template <class T>
+MMK_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                         emulator::Site site = emulator::here()) {
+  for (float& x : c) x = 0.0f;
+  emulator::matrix_product<T>(c, a, b0, b1, site);
+}
+template <class T>
 MMK_DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                              emulator::Site site = emulator::here()) {
   static_assert(std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>, "operands of 16 bits");
