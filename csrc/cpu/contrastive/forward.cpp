@@ -9,7 +9,7 @@
 //   columns: the states of the groups are merged in order
 //
 // A row's state is one (maximum, sum) per lane, merged when the row is complete: no reduction across lanes in a tile. A
-// column is a lane anyway. The sigmoid kind needs no columns: its state is the sum of a row's terms per lane.
+// column is a lane anyway. The sigmoid kind needs no columns: its state is the sum of a row's terms, in short chains.
 // Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
 #include "../../core/softplus.h"
@@ -39,7 +39,7 @@ struct ColumnState {
 /// What a block of rows knows: one number per row and lane, but for the positives.
 struct RowState {
   float *maximum, *sum, *total, *shift;  // shift: of the tile at hand, to subtract before exponentials
-  double hit[kBlock];
+  double hit[kBlock], loss[kBlock];
 
   static constexpr int64_t floats() { return 4 * kBlock * kLanes; }
   explicit RowState(Arena& arena) {
@@ -51,7 +51,7 @@ struct RowState {
       maximum[i] = -INFINITY;
       sum[i] = total[i] = 0.0f;
     }
-    for (double& x : hit) x = 0.0;
+    for (int64_t r = 0; r < kBlock; ++r) hit[r] = loss[r] = 0.0;
   }
 };
 
@@ -101,14 +101,20 @@ class Worker {
     }
   }
 
+  /// A chain is kChain columns of a lane: terms of one size, as at a scale of 0, drift by an ulp of the sum with each.
   void sigmoid(int64_t first, int64_t rows) {
+    constexpr int64_t kChain = 16;
     row_.reset();
     for (int64_t j = 0; j < p_.columns; j += kBlock) {
       const Place at{first, rows, j, smaller(kBlock, p_.columns - j)};
       dot_products(p_, at, block_, tile_);
-      for (int64_t c = 0; c < at.columns; c += kPanel) add_sigmoid_terms(at, c);
+      for (int64_t c = 0; c < at.columns; c += kPanel) {
+        add_sigmoid_terms(at, c);
+        const int64_t next = c + kPanel;
+        if (next % (kChain * kLanes) == 0 || next >= at.columns) end_chains(rows);
+      }
     }
-    for (int64_t r = 0; r < rows; ++r) p_.row_loss[first + r] = sum_of_lanes(row_.total + r * kLanes);
+    for (int64_t r = 0; r < rows; ++r) p_.row_loss[first + r] = static_cast<float>(row_.loss[r]);
   }
 
  private:
@@ -225,6 +231,15 @@ class Worker {
         sum = sum + lanes.keep(v, term, splat(0.0f));
       }
       store(row_.total + r * kLanes, load(row_.total + r * kLanes) + sum);
+    }
+  }
+
+  /// The lanes' sums of a row go to its loss, in order.
+  void end_chains(int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float* lanes = row_.total + r * kLanes;
+      for (int i = 0; i < kLanes; ++i) row_.loss[r] += static_cast<double>(lanes[i]);
+      store(lanes, splat(0.0f));
     }
   }
 
