@@ -1,4 +1,4 @@
-// Contrastive loss, forward: statistics of every row and column of x = scale * image text^T in one sweep.
+// Contrastive loss of the softmax kind, forward: statistics of every row and column of x = scale * image text^T in one sweep.
 //
 //   for each group of rows                 (a work item; at most 16, whatever the number of threads)
 //     for each block of rows               (row states start empty)
@@ -9,10 +9,9 @@
 //   columns: the states of the groups are merged in order
 //
 // A row's state is one (maximum, sum) per lane, merged when the row is complete: no reduction across lanes in a tile. A
-// column is a lane anyway. The sigmoid kind needs no columns: its state is the sum of a row's terms, in short chains.
+// column is a lane anyway. The sigmoid kind needs no statistics: see backward.cpp.
 // Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
-#include "../../core/softplus.h"
 #include "../kernels.h"
 #include "tile.h"
 
@@ -39,7 +38,7 @@ struct ColumnState {
 /// What a block of rows knows: one number per row and lane, but for the positives.
 struct RowState {
   float *maximum, *sum, *total, *shift;  // shift: of the tile at hand, to subtract before exponentials
-  double hit[kBlock], loss[kBlock];
+  double hit[kBlock];
 
   static constexpr int64_t floats() { return 4 * kBlock * kLanes; }
   explicit RowState(Arena& arena) {
@@ -51,7 +50,7 @@ struct RowState {
       maximum[i] = -INFINITY;
       sum[i] = total[i] = 0.0f;
     }
-    for (int64_t r = 0; r < kBlock; ++r) hit[r] = loss[r] = 0.0;
+    for (double& x : hit) x = 0.0;
   }
 };
 
@@ -82,7 +81,7 @@ class Worker {
         hit_(arena.take(kBlock)) {}
 
   /// A block of rows against every column.
-  void softmax(int64_t first, int64_t rows, const ColumnState& column) {
+  void run(int64_t first, int64_t rows, const ColumnState& column) {
     row_.reset();
     for (int64_t j = 0; j < p_.columns; j += kBlock) {
       const Place at{first, rows, j, smaller(kBlock, p_.columns - j)};
@@ -99,22 +98,6 @@ class Worker {
       p_.row.hit[first + r] = static_cast<float>(row_.hit[r]);
       if (p_.row.total) p_.row.total[first + r] = sum_of_lanes(row_.total + r * kLanes);
     }
-  }
-
-  /// A chain is kChain columns of a lane: terms of one size, as at a scale of 0, drift by an ulp of the sum with each.
-  void sigmoid(int64_t first, int64_t rows) {
-    constexpr int64_t kChain = 16;
-    row_.reset();
-    for (int64_t j = 0; j < p_.columns; j += kBlock) {
-      const Place at{first, rows, j, smaller(kBlock, p_.columns - j)};
-      dot_products(p_, at, block_, tile_);
-      for (int64_t c = 0; c < at.columns; c += kPanel) {
-        add_sigmoid_terms(at, c);
-        const int64_t next = c + kPanel;
-        if (next % (kChain * kLanes) == 0 || next >= at.columns) end_chains(rows);
-      }
-    }
-    for (int64_t r = 0; r < rows; ++r) p_.row_loss[first + r] = static_cast<float>(row_.loss[r]);
   }
 
  private:
@@ -214,35 +197,6 @@ class Worker {
     }
   }
 
-  /// With y = x for negatives and -x for positives: softplus(y) - smoothing / 2 * y.
-  void add_sigmoid_terms(const Place& at, int64_t first) {
-    const PanelLanes lanes(at.columns - first);
-    float* panel = tile_ + first * at.rows;
-    const Float scale = splat(p_.scale), bias = splat(p_.bias), smoothing = splat(-0.5f * p_.smoothing);
-    for (int64_t i = 0; i < at.rows * kPanel; i += kLanes) store(panel + i, load(panel + i) * scale + bias);
-    visit_positives(p_.positives, at, first, smaller<int64_t>(kPanel, at.columns - first),
-                    [&](int64_t r, int64_t c) { panel[r * kPanel + c] = -panel[r * kPanel + c]; });
-    for (int64_t r = 0; r < at.rows; ++r) {
-      Float sum = splat(0.0f);
-      for (int v = 0; v < kTileVectors; ++v) {
-        const Float y = load(panel + r * kPanel + v * kLanes);
-        Float term = softplus(y);
-        if (p_.smoothing != 0.0f) term = multiply_add(y, smoothing, term);
-        sum = sum + lanes.keep(v, term, splat(0.0f));
-      }
-      store(row_.total + r * kLanes, load(row_.total + r * kLanes) + sum);
-    }
-  }
-
-  /// The lanes' sums of a row go to its loss, in order.
-  void end_chains(int64_t rows) {
-    for (int64_t r = 0; r < rows; ++r) {
-      float* lanes = row_.total + r * kLanes;
-      for (int i = 0; i < kLanes; ++i) row_.loss[r] += static_cast<double>(lanes[i]);
-      store(lanes, splat(0.0f));
-    }
-  }
-
   const ContrastiveProblem& p_;
   BlockScratch block_;
   RowState row_;
@@ -289,31 +243,23 @@ void finish_columns(const ContrastiveProblem& p, const Cut& cut, float* states) 
 void contrastive_forward(const ContrastiveProblem& p, const Threads& threads) {
   using namespace contrastive;
   if (p.rows == 0 || p.columns == 0) return;
-  const bool softmax = p.kind == ContrastiveKind::kSoftmax;
   const Cut cut(p.rows);
   Memory memory;
-  float* states = softmax ? memory.take(cut.groups * ColumnState::floats(p)) : nullptr;
+  float* states = memory.take(cut.groups * ColumnState::floats(p));
   const double operations = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) *
                             static_cast<double>(p.dim + 16);  // an exponential is about 16
   parallel(threads, cut.groups, operations, [&](Claim& claim) {
     Arena arena(Worker::floats());
     Worker worker(p, arena);
     for (int64_t g; (g = claim.next()) >= 0;) {
-      const auto each_block = [&](const auto& run) {
-        for (int64_t b = cut.first_block(g); b < cut.first_block(g + 1); ++b) {
-          run(b * cut.block, smaller(cut.block, p.rows - b * cut.block));
-        }
-      };
-      if (softmax) {
-        const ColumnState column(p, states + g * ColumnState::floats(p));
-        column.reset(ColumnState::width(p));
-        each_block([&](int64_t first, int64_t rows) { worker.softmax(first, rows, column); });
-      } else {
-        each_block([&](int64_t first, int64_t rows) { worker.sigmoid(first, rows); });
+      const ColumnState column(p, states + g * ColumnState::floats(p));
+      column.reset(ColumnState::width(p));
+      for (int64_t b = cut.first_block(g); b < cut.first_block(g + 1); ++b) {
+        worker.run(b * cut.block, smaller(cut.block, p.rows - b * cut.block), column);
       }
     }
   });
-  if (softmax) finish_columns(p, cut, states);
+  finish_columns(p, cut, states);
 }
 
 MMK_NAMESPACE_END
