@@ -46,6 +46,12 @@ MMK_DEVICE T load(Global<const T> from, emulator::Site site = emulator::here()) 
   return value;
 }
 
+MMK_DEVICE float load_written(Global<float> from, emulator::Site site = emulator::here()) {
+  float value;
+  emulator::machine.global_read(&value, from.pointer, sizeof(float), site);
+  return value;
+}
+
 template <class T>
 MMK_DEVICE Words<4> load16(Global<const T> from, emulator::Site site = emulator::here()) {
   Words<4> value;
