@@ -6,8 +6,8 @@
     memory.py, registers.py    state spaces with their checks, registers and operands
     instructions/              what every instruction does
 
-It executes one legal order of many and no timing: neither the weak order of memory, nor the order in which a tensor core
-adds, nor the errors of .approx functions are modelled.
+It executes one legal order of many and no timing: neither the weak order of memory, nor the order in which a tensor
+core adds, nor the errors of .approx functions are modelled.
 """
 
 from .kinds import PtxError

@@ -1,20 +1,16 @@
 """cp.async: what was issued and has not landed.
 
-The bytes are read and written at a random moment between the issue and the wait that orders them; until then their place
-holds NaN. A copy whose thread never waits for it may never land.
+The bytes are read and written at a random moment between the issue and the wait that orders them; until then their
+place holds NaN. A copy whose thread never waits for it may never land.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .memory import AccessError, Region, Space, Where
-
-if TYPE_CHECKING:
-    from .gang import Gang
 
 _WORD = np.dtype(np.uint32)
 

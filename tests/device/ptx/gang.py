@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .async_copies import AsyncCopies
 from .instructions import bind, bind_control, is_control
 from .kinds import PtxError
-from .memory import AccessError, Where
+from .memory import AccessError, Region, Space, Where
 from .registers import Registers
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class Gang:
         self.lanes = len(self.exists)
         self.registers = Registers(self.lanes, chunk.special_registers(warp), chunk.address_of)
         self.spaces = chunk.spaces(warp, self.lanes)
-        self.copies = chunk.copies(self)
+        shared, everywhere = self.spaces["shared"], self.spaces["global"]
+        assert isinstance(shared, Region) and isinstance(everywhere, Space)
+        self.shared = shared
+        self.copies = AsyncCopies(self.lanes, shared, everywhere)
         self.rng = chunk.rng
         self.live = self.exists.copy()
         self.pc = 0

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-UNSIGNED = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16), 32: np.dtype(np.uint32), 64: np.dtype(np.uint64)}
-SIGNED = {8: np.dtype(np.int8), 16: np.dtype(np.int16), 32: np.dtype(np.int32), 64: np.dtype(np.int64)}
-FLOATING = {16: np.dtype(np.float16), 32: np.dtype(np.float32), 64: np.dtype(np.float64)}
-PREDICATE = np.dtype(np.bool_)
+
+def _dtypes(kind: str, *widths: int) -> dict[int, np.dtype]:
+    return {width: np.dtype(f"{kind}{width // 8}") for width in widths}
+
+
+UNSIGNED, SIGNED = _dtypes("u", 8, 16, 32, 64), _dtypes("i", 8, 16, 32, 64)
+FLOATING = _dtypes("f", 16, 32, 64)
+PREDICATE: np.dtype = np.dtype(np.bool_)
 
 
 class PtxError(Exception):

@@ -1,7 +1,7 @@
 """Functions with scopes into a kernel: one flat list of instructions whose operands are resolved, calls inlined.
 
-Inlining gives every call its own registers and its own frame, so the machine knows no stack. A recursive function has no
-such form and is refused. A call of a function without a body (`__assertfail`) stays and fails when it is executed.
+Inlining gives every call its own registers and its own frame, so the machine knows no stack. A recursive function has
+no such form and is refused. A call of a function without a body (`__assertfail`) stays and fails when it is executed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .async_copies import AsyncCopies
 from .barriers import Barriers
 from .gang import WARP, Gang
 from .kinds import PtxError
@@ -133,11 +132,6 @@ class Chunk:
             "const": everywhere,
             "generic": Space(self.launch.memory, windows),
         }
-
-    def copies(self, gang: Gang) -> AsyncCopies:
-        shared, everywhere = gang.spaces["shared"], gang.spaces["global"]
-        assert isinstance(shared, Region) and isinstance(everywhere, Space)
-        return AsyncCopies(gang.lanes, shared, everywhere)
 
     def address_of(self, variable: Variable) -> int:
         if variable.space in {"global", "const"}:

@@ -1,8 +1,8 @@
 """State spaces. Every access is checked for bounds and alignment; shared memory starts as NaN.
 
-Addresses are what catches mistakes here, so they are far apart: each global allocation has a window of 64 GiB to itself,
-the first ones stand for shared, local and parameter memory in the generic space. A generic pointer to shared memory cut
-to 32 bits does not point into shared memory, and a shared address of 0 is outside of it.
+Addresses are what catches mistakes here, so they are far apart: each global allocation has a window of 64 GiB to
+itself, the first ones stand for shared, local and parameter memory in the generic space. A generic pointer to shared
+memory cut to 32 bits does not point into shared memory, and a shared address of 0 is outside of it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Memory:
 
 
 class Space:
-    """Addresses that may fall into several regions, each access into those its lanes name: global and generic memory."""
+    """Addresses that may fall into any of several regions: global and generic memory."""
 
     def __init__(self, memory: Memory, windows: dict[int, Region]) -> None:
         self.memory, self.windows = memory, windows

@@ -21,8 +21,8 @@ class Module:
         out = np.zeros(64, np.float32)
         module.launch("kernel", (2, 1, 1), (32, 1, 1), args=[out, np.int32(64)])
 
-    An argument is a numpy scalar of the parameter's size, an array (global memory, read and written in place), an address
-    from `memory.register` with or without bytes added, or the bytes of a struct.
+    An argument is a numpy scalar of the parameter's size, an array (global memory, read and written in place), an
+    address from `memory.register` with or without bytes added, or the bytes of a struct.
     """
 
     def __init__(self, text: str, memory: Memory | None = None) -> None:

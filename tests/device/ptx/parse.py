@@ -1,7 +1,7 @@
 """PTX text into functions, variables and nested blocks of statements; names are resolved later (lower.py).
 
-The grammar is read as far as compilers write it: one statement ends at a semicolon, a brace that starts a statement opens
-a scope, any other brace belongs to a vector operand or an initialiser.
+The grammar is read as far as compilers write it: one statement ends at a semicolon, a brace that starts a statement
+opens a scope, any other brace belongs to a vector operand or an initialiser.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _initial(text: str, kind: str, size: int) -> bytes:
 
 
 def literal(text: str) -> int:
-    """The bits of a number: decimal, hexadecimal, octal, binary, or 0f/0d and the bits of a float. A ValueError if none."""
+    """The bits of a number: decimal, hexadecimal, octal, binary, or 0f/0d and the bits of a float."""
     sign = -1 if text.startswith("-") else 1
     digits = text.lstrip("+-").rstrip("U")
     if digits[:2].lower() in {"0f", "0d"}:

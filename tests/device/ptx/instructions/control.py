@@ -33,7 +33,7 @@ def bra(gang: Gang, instruction: Instruction, pc: int) -> Step:
 
     def step(where: Where) -> None:
         taken = guard(where)
-        if taken is where or np.array_equal(taken, np.broadcast_to(where, gang.lanes)):
+        if isinstance(taken, bool) or taken is where or np.array_equal(taken, np.broadcast_to(where, gang.lanes)):
             gang.go(where, target.pc)
         elif not taken.any():
             gang.go(where, pc + 1)

@@ -10,7 +10,7 @@ import numpy as np
 from ..kinds import FLOATING, PtxError, dtype_of
 from ..memory import Where
 from ..operands import Instruction
-from .rounding import from_bfloat16, flush, narrow, to_bfloat16
+from .rounding import flush, from_bfloat16, narrow, to_bfloat16
 from .table import Step, only, plain
 
 if TYPE_CHECKING:

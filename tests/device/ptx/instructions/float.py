@@ -1,7 +1,7 @@
 """Floating-point arithmetic.
 
-The .approx functions are computed in float64 and rounded: nearer to the truth than the hardware is. A zero that min or max
-chooses between two signs, and the payload of a NaN, are not modelled.
+The .approx functions are computed in float64 and rounded: nearer to the truth than the hardware is. A zero that min
+or max chooses between two signs, and the payload of a NaN, are not modelled.
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ def simple(gang: Gang, instruction: Instruction) -> Step:
     if type_ in {"f32", "f64"} and not found & {"ftz", "sat"}:  # the hot path
         out = gang.registers.write(instruction.operands[0], type_)
         sources = [gang.registers.read(each, type_) for each in instruction.operands[1:]]
-        return lambda where: function(*sources, out, where=where)
+
+        def step(where: Where) -> None:
+            function(*sources, out=out, where=where)
+
+        return step
     return elementwise(gang, instruction, function)
 
 
@@ -118,7 +122,7 @@ def _exact(function: Callable[[Values], Values]) -> Callable[[Values], Values]:
     return lambda a: function(a.astype(np.float64)).astype(a.dtype)
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Values]] = {
     "ex2": np.exp2,
     "lg2": np.log2,
     "rcp": np.reciprocal,
@@ -147,7 +151,7 @@ def _is_normal(a: Values) -> Values:
     return np.isfinite(a) & (np.abs(a) >= np.finfo(a.dtype).tiny)
 
 
-_PROPERTIES = {
+_PROPERTIES: dict[str, Callable[..., Values]] = {
     "finite": np.isfinite,
     "infinite": np.isinf,
     "number": lambda a: ~np.isnan(a),

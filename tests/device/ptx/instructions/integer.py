@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,7 @@ def binary(gang: Gang, instruction: Instruction) -> Step:
     ufunc = _BINARY[instruction.name]
     out = gang.registers.write(instruction.operands[0], type_)
     a, b = (gang.registers.read(each, type_) for each in instruction.operands[1:])
-    return lambda where: ufunc(a, b, out, where=where)
+    return lambda where: ufunc(a, b, out=out, where=where)
 
 
 def _unusual(gang: Gang, instruction: Instruction) -> Step:
@@ -183,7 +184,7 @@ def funnel(gang: Gang, instruction: Instruction) -> Step:
 def lop3(gang: Gang, instruction: Instruction) -> Step:
     """Any function of three bits, given as its truth table with a = 0xF0, b = 0xCC, c = 0xAA."""
     only(instruction, "b32")
-    table = gang.registers.read(instruction.operands.pop(), "u32")[0]
+    table = gang.registers.read(instruction.operands[4], "u32")[0]
 
     def function(a: Values, b: Values, c: Values) -> Values:
         found = np.zeros_like(a)
@@ -192,7 +193,7 @@ def lop3(gang: Gang, instruction: Instruction) -> Step:
                 found |= (a if k & 4 else ~a) & (b if k & 2 else ~b) & (c if k & 1 else ~c)
         return found
 
-    return elementwise(gang, instruction, function, ["b32"] * 4)
+    return elementwise(gang, replace(instruction, operands=instruction.operands[:4]), function, ["b32"] * 4)
 
 
 @plain("bfe")

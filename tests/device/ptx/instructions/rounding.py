@@ -1,8 +1,8 @@
 """Floating-point formats and exact rounding.
 
-float16 and bfloat16 are computed in float32 and rounded once more, which is harmless for one addition or product (24 bits
-are more than twice 11, and than twice 8, plus 2). A fused multiply-add goes through a float64 that is rounded to odd: that
-value remembers which side of a tie it came from, so the last rounding is the only one.
+float16 and bfloat16 are computed in float32 and rounded once more, which is harmless for one addition or product (24
+bits are more than twice 11, and than twice 8, plus 2). A fused multiply-add goes through a float64 that is rounded to
+odd: that value remembers which side of a tie it came from, so the last rounding is the only one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def fma_to_odd(a: Values, b: Values, c: Values) -> Values:
 
 
 def fma32(a: Values, b: Values, c: Values) -> Values:
-    """Correctly rounded. Rounding twice is only wrong at a tie of float32 and among its subnormals: looked for first."""
+    """Correctly rounded. Rounding twice is wrong only at a tie of float32 and among its subnormals."""
     total = np.multiply(a, b, dtype=np.float64) + c
     tail = total.view(np.int64) & 0x1FFFFFFF
     if (tail == 0x10000000).any() or (np.abs(total) < _SMALLEST_NORMAL).any():

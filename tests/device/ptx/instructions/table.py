@@ -1,7 +1,7 @@
 """The table of instructions. A binder looks at an instruction once and returns the step that executes it.
 
-A plain step takes the lanes that take part (True: all of them) and moves nobody. A control instruction also gets its own
-place and says where every lane goes next; it reads its guard itself.
+A plain step takes the lanes that take part (True: all of them) and moves nobody. A control instruction also gets its
+own place and says where every lane goes next; it reads its guard itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def plain(*names: str, kind: str = "any") -> Callable[[Binder], Binder]:
 
 def control(*names: str) -> Callable[[ControlBinder], ControlBinder]:
     def enter(binder: ControlBinder) -> ControlBinder:
-        _control.update({name: binder for name in names})
+        _control.update(dict.fromkeys(names, binder))
         return binder
 
     return enter

@@ -1,9 +1,9 @@
 """The tensor core: mma.sync, and the loads that bring fragments into its layout.
 
-Fragments as in the PTX ISA, with g = lane / 4 and t = lane % 4 and `n` elements in a register (2, for tf32 1): register i
-of A holds row g + 8 (i % 2), columns n (t + 4 (i / 2)) and following; of B rows n (t + 4 i) and following, column g; of C
-and D row g + 8 (i / 2), column 2 t + i % 2. Products are summed in float64 and rounded once: the order in which the
-hardware adds is not modelled.
+Fragments as in the PTX ISA, with g = lane / 4 and t = lane % 4 and `n` elements in a register (2, for tf32 1):
+register i of A holds row g + 8 (i % 2), columns n (t + 4 (i / 2)) and following; of B rows n (t + 4 i) and following,
+column g; of C and D row g + 8 (i / 2), column 2 t + i % 2. Products are summed in float64 and rounded once: the order
+in which the hardware adds is not modelled.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _matrices(gang: Gang, instruction: Instruction, place: Operand) -> tuple[int
     count = int(next(word for word in instruction.modifiers if word in {"x1", "x2", "x4"})[1:])
     _, where_from = address(gang, place)
     naming = np.tile(np.arange(32) < 8 * count, gang.lanes // 32)
-    shared = gang.spaces["shared"]
+    shared = gang.shared
 
     def rows(where: Where) -> Values:
         gang.together(where)
@@ -102,13 +102,13 @@ def _matrices(gang: Gang, instruction: Instruction, place: Operand) -> tuple[int
 
 @plain("ldmatrix")
 def ldmatrix(gang: Gang, instruction: Instruction) -> Step:
-    """Register i of a lane: row g, columns 2 t and 2 t + 1 of matrix i; transposed, rows 2 t and 2 t + 1 of column g."""
+    """Register i of a lane: row g, columns 2 t and 2 t + 1 of matrix i, or, transposed, those rows of column g."""
     count, transposed, rows = _matrices(gang, instruction, instruction.operands[1])
     targets = items(instruction.operands[0])
     if len(targets) != count:
         raise PtxError(f"{len(targets)} registers for {count} matrices")
     outs = [gang.registers.write(each, "b32") for each in targets]
-    shared = gang.spaces["shared"]
+    shared = gang.shared
 
     def step(where: Where) -> None:
         matrices = shared.view(_ROW, 8)[rows(where)]  # warp, i, row, column
@@ -128,7 +128,7 @@ def stmatrix(gang: Gang, instruction: Instruction) -> Step:
     sources = [gang.registers.read(each, "b32") for each in items(instruction.operands[1])]
     if len(sources) != count:
         raise PtxError(f"{len(sources)} registers for {count} matrices")
-    shared = gang.spaces["shared"]
+    shared = gang.shared
 
     def step(where: Where) -> None:
         places = rows(where)
