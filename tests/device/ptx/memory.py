@@ -89,9 +89,10 @@ class Region:
         outside = offset.astype(np.uint64) > np.uint64(max(self.size - size, 0))
         if self.size < size:
             outside[:] = True
-        lane = int(np.argmax(outside if outside.any() else (offset & offset.dtype.type(size - 1)) != 0))
+        misaligned = (offset & offset.dtype.type(size - 1)) != 0
+        lane = int(np.argmax(misaligned if misaligned.any() else outside))
         at = f"{size} bytes at byte {int(address[lane]) - self.begin} of {self.name} ({self.size} bytes)"
-        raise AccessError(f"{'out of bounds' if outside.any() else 'misaligned'}: {at}", lane)
+        raise AccessError(f"{'misaligned' if misaligned.any() else 'out of bounds'}: {at}", lane)
 
 
 @dataclass
