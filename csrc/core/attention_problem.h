@@ -27,6 +27,7 @@ struct MaskView {
   int64_t stop_stride[4] = {0, 0, 0, 0};
   const uint8_t* visible = nullptr;
   int64_t visible_stride[4] = {0, 0, 0, 0};  // batch, head, row, key
+  const uint8_t* exact = nullptr;            // on a GPU: one flag there that says, if set, not to read `visible`
   bool unmask_empty_rows = false;
 };
 
@@ -46,8 +47,9 @@ struct BiasView {
 
 struct Dropout {
   bool active = false;
-  uint32_t key0 = 0, key1 = 0;
-  uint32_t threshold = 0;  // a pair is dropped iff its word < threshold
+  uint32_t key0 = 0, key1 = 0;     // the seed's halves
+  const uint64_t* seed = nullptr;  // on a GPU: where it stands there, in place of the halves
+  uint32_t threshold = 0;          // a pair is dropped iff its word < threshold
   float keep_scale = 1.0f;
   int64_t offset[4] = {0, 0, 0, 0};  // batch, head, query, key
 };
