@@ -16,7 +16,10 @@ ARCHITECTURES = [80, 90]
 SMALL = r"""
 struct Problem { const float* x; float* y; int n; float scale; long long stride; };
 __constant__ float weights[4] = {0.5f, 1.0f, 2.0f, 4.0f};
-__device__ __noinline__ float slow(float x, int n) { for (int i = 0; i < n; i++) x = sqrtf(x + i) * weights[i & 3]; return x; }
+__device__ __noinline__ float slow(float x, int n) {
+  for (int i = 0; i < n; i++) x = sqrtf(x + i) * weights[i & 3];
+  return x;
+}
 extern "C" __global__ void ragged(Problem p) {
   __shared__ float rows[96];
   float local[8];
@@ -138,7 +141,10 @@ FAULTS = {
     "no wait": (r"cp\.async\.wait_group\s+1;", ""),
     "no commit": (r"cp\.async\.commit_group;", ""),
     "no barrier": (r"bar\.sync\s+0;", ""),
-    "no barrier before the next copy": (r"(bar\.sync\s+0;(?:(?!bar\.sync).)*?mma(?:(?!bar\.sync).)*?)bar\.sync\s+0;", r"\1"),
+    "no barrier before the next copy": (
+        r"(bar\.sync\s+0;(?:(?!bar\.sync).)*?mma(?:(?!bar\.sync).)*?)bar\.sync\s+0;",
+        r"\1",
+    ),
     "not transposed": (r"\.x4\.trans", ".x4"),
     "b's words swapped": (r"(mma\.sync[^;]*?\}, \{[^}]*\}, )\{(%r\d+), (%r\d+)\}", r"\1{\3, \2}"),
     "a's words swapped": (r"(mma\.sync[^;]*?\}, )\{(%r\d+), (%r\d+), (%r\d+)", r"\1{\2, \4, \3"),
