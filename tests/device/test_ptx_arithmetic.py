@@ -232,6 +232,32 @@ def test_functions(name, function):
     assert (np.abs(got - wanted) <= np.abs(wanted) * 2.0**-23).all()
 
 
+@pytest.mark.parametrize("kind", ["f16x2", "bf16x2"])
+def test_pairs_of_16_bits(kind):
+    """Small integers and halves of them, whose sums and products both formats hold."""
+    rng = np.random.default_rng(8)
+    a, b, c = (rng.integers(-12, 13, (COUNT, 2)).astype(np.float32) / 2 for _ in range(3))
+
+    def pack(x: np.ndarray) -> np.ndarray:
+        bits = x.astype(np.float16).view(np.uint16) if kind == "f16x2" else (x.view(np.uint32) >> 16).astype(np.uint16)
+        return np.ascontiguousarray(bits).view(np.uint32)[:, 0]
+
+    x, y, z = pack(a), pack(b), pack(c)
+    for name, wanted in (
+        ("add.rn", a + b),
+        ("sub.rn", a - b),
+        ("mul.rn", a * b),
+        ("min", np.fmin(a, b)),
+        ("max", np.fmax(a, b)),
+    ):
+        got = apply(f"{name}.{kind} %0, %1, %2;", x, y, result=np.uint32)
+        zero = wanted == 0  # of either sign
+        assert (got.view(np.uint16)[~zero.ravel()] == pack(wanted).view(np.uint16)[~zero.ravel()]).all()
+        assert (got.view(np.uint16)[zero.ravel()] & 0x7FFF == 0).all()
+    got = apply(f"fma.rn.relu.{kind} %0, %1, %2, %3;", x, y, z, result=np.uint32)
+    assert (got == pack(np.where(a * b + c > 0, a * b + c, np.float32(0)))).all()
+
+
 def test_unknown_instructions_and_modifiers_are_refused_with_their_text():
     one = np.ones(32, np.float32)
     for text in ("frobnicate.f32 %0, %1;", "add.rn.strange.f32 %0, %1, %1;", "mul.f33 %0, %1, %1;"):
