@@ -122,6 +122,14 @@ def test_divergent_loops_calls_and_tables():
         assert words(body, 70, variables=functions, seed=seed) == wanted
 
 
+def test_debug_sections_are_passed_over():
+    sections = "\t.section\t.debug_info\n\t{\n.b32 44\n.b8 0\n\t}\n\t.section\t.debug_macinfo\t{\t}\n"
+    text = kernel(STORE.replace("%r0", "%r30")).replace("ret;", ".loc 1 2 3\nret;") + sections
+    out = np.zeros(32, np.uint32)
+    Module(text).launch("test", (1, 1, 1), (32, 1, 1), args=[out])
+    assert out.tolist() == list(range(32))
+
+
 def test_an_endless_loop_and_a_trap_end_the_launch():
     with pytest.raises(PtxError, match="does not end"):
         Module(kernel("again: bra again;")).launch("test", (1, 1, 1), (32, 1, 1), args=[np.uint64(0)], limit=1000)

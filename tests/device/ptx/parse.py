@@ -65,7 +65,7 @@ class Program:
 
 _COMMENT = re.compile(r'"[^"\n]*"|//[^\n]*|/\*.*?\*/', re.S)
 _LINES_WITHOUT_SEMICOLON = re.compile(r"^[ \t]*\.(loc|file|version|target|address_size)\b[^\n;]*;?", re.M)
-_DEBUG_SECTION = re.compile(r"^[ \t]*\.section\s+\S+\s*\{.*?^[ \t]*\}", re.M | re.S)
+_DEBUG_SECTION = re.compile(r"^[ \t]*\.section\s+\S+\s*\{[^}]*\}", re.M)
 _LABEL = re.compile(r"\s*([\w$]+)\s*:(?!:)")
 _LINKAGE = {".visible", ".extern", ".weak", ".common"}
 _NAME = r"[\w$%]+"
