@@ -121,10 +121,10 @@ class Machine {
   void ready(Thread& thread) { ready_.push_back(thread.index); }
   void next(bool ends);
   void wait(Op op, Site site);
-  void step() {
-    if (--until_pause_ == 0) pause();
+  void step(Site site) {
+    if (--until_pause_ == 0) pause(site);
   }
-  void pause();
+  void pause(Site site);
   bool arrive(Op op, void* mine, Site site);
   void release();
   void end_thread();
