@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -122,18 +123,28 @@ def test_a_launch_after_an_error_starts_anew(emulator):
         run(emulator, "copy_barrier", False)
 
 
-def test_pointers_cannot_be_dereferenced(emulator):
+def in_another_process(emulator, line: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import importlib.util, numpy as np\n"
         f"spec = importlib.util.spec_from_file_location('mmk_emulator', {emulator.__file__!r})\n"
         "emulator = importlib.util.module_from_spec(spec); spec.loader.exec_module(emulator)\n"
-        "x = np.zeros(1024, np.float32)\n"
-        "for broken in (False, True):\n"
-        "    emulator.run_planted(emulator.Run(), 'dereference', broken, x, x.copy())\n"
-        "    print('passed', flush=True)\n"
+        f"run, x, y = emulator.Run(), np.zeros(1024, np.float32), np.zeros(1024, np.float32)\n{line}\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode != 0 and result.stdout == "passed\n", result.stderr
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_pointers_cannot_be_dereferenced(emulator, broken):
+    result = in_another_process(emulator, f"emulator.run_planted(run, 'dereference', {broken}, x, y)")
+    assert (result.returncode != 0) == broken, result.stderr
+
+
+@pytest.mark.skipif("MMKERNELS_EMULATOR" not in os.environ, reason="the module is instrumented by make sanitize only")
+@pytest.mark.parametrize(("index", "seen"), [(3, False), (4, True)])
+def test_a_read_past_a_threads_own_array_is_seen(emulator, index, seen):
+    result = in_another_process(emulator, f"emulator.local_array(run, {index}, x, y)")
+    assert ("AddressSanitizer: stack-buffer-overflow" in result.stderr) == seen, result.stderr
+    assert (result.returncode != 0) == seen
 
 
 @pytest.mark.parametrize("threads", [0, 33, 1056])

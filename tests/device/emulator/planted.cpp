@@ -337,6 +337,14 @@ void strided(const Call&, uint32_t stride) {
   load<T>(mine);
 }
 
+/// A thread's own array: what AddressSanitizer must see on the stack of a fiber.
+MMK_DEVICE void local_array(const Call& call, int index) {
+  float own[4] = {0.0f, 1.0f, 2.0f, 3.0f};
+  float* volatile begin = own;  // what the compiler cannot follow
+  sync_block();
+  store(call.out + thread_index(), *(begin + index));
+}
+
 }  // namespace device
 }  // namespace mmkernels
 
@@ -430,6 +438,9 @@ void bind_planted(py::module_& module) {
     run_planted(run, in, out, false, 1, [&](const device::Call& call) {
       if (device::warp_index() == 0) kernel(call, stride);
     });
+  });
+  module.def("local_array", [](Run& run, int index, const py::array& in, const py::array& out) {
+    run_planted(run, in, out, false, 1, [&](const device::Call& call) { device::local_array(call, index); });
   });
 }
 
