@@ -13,7 +13,7 @@ import pytest
 
 # Which of two accesses comes first is chance: the read is found, or the write after it, or a copy on its way.
 EARLY = "no barrier in between|nothing in between|in flight|no barrier after"
-# kernel of planted.cpp, what it must be called, and a pattern of the message
+# kernel of planted/, what it must be called, and a pattern of the message
 PLANTED = {
     "barrier": ("race", EARLY),
     "warp_barrier": ("race", EARLY),
@@ -21,9 +21,11 @@ PLANTED = {
     "shuffle_between": ("race", EARLY),
     "matrices_after_store": ("race", EARLY),
     "store_after_matrices": ("race", "nothing in between"),
+    "own_row_after_matrices": ("race", "nothing in between"),
     "two_writers": ("race", "no barrier after the write"),
     "readers_then_writer": ("race", EARLY),
     "lanes_then_writer": ("race", EARLY),
+    "last_reader_writes": ("race", "nothing in between"),
     "warps_then_writer": ("race", EARLY),
     "halves": ("race", "no barrier after the write"),
     "never_written": ("uninitialised", "which nobody wrote"),
@@ -56,6 +58,7 @@ PLANTED = {
     "copy_outstanding": ("copies", "never waited"),
     "blocks_write": ("race", "another block wrote another value"),
     "block_reads_other": ("race", "another block|orders them"),
+    "block_writes_other": ("race", "another block|orders them"),
     "load_of_stored": ("race", "for what a launch does not write"),
     "store_of_loaded": ("race", "nothing in between"),
 }
@@ -100,14 +103,14 @@ def test_planted_bugs_are_seen(emulator, name):
         # a thread that reads too early may find what nobody wrote: a report of its own
         seen = [each for each in error.reports if each["kind"] == kind and re.search(words, each["message"])]
         assert seen, "\n".join(each["kind"] + ": " + each["message"] for each in error.reports)
-        assert all("planted.cpp:" in each["site"] + each["message"] for each in seen)
+        assert all("emulator/planted/" in each["site"] + each["message"] for each in seen)
 
 
 def test_the_lines_are_those_of_the_accesses(emulator):
-    text = (Path(__file__).parent / "emulator" / "planted.cpp").read_text().splitlines()
+    text = (Path(__file__).parent / "emulator" / "planted" / "shared.h").read_text().splitlines()
     with pytest.raises(emulator.EmulatorError) as raised:
         run(emulator, "two_writers", True)
-    lines = re.findall(r"planted\.cpp:(\d+)", raised.value.message + raised.value.site)
+    lines = re.findall(r"planted/shared\.h:(\d+)", raised.value.message + raised.value.site)
     assert len(lines) == 2
     assert all("if (lane_index() == 0 && (call.broken || warp_index() == 0))" in text[int(line) - 1] for line in lines)
 

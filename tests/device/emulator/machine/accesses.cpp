@@ -186,7 +186,6 @@ Translated Machine::check_global(const void* address, uint32_t bytes, bool write
   return place;
 }
 
-/// `cached`: through the cache that is right only for what no thread of the launch writes.
 void Machine::check_global_read(const Translated& from, uint32_t bytes, bool cached, Site site) {
   if (!options_.races) return;
   Region& region = arrays.region(*from.array);
@@ -224,10 +223,10 @@ void Machine::check_global_write(const Translated& to, const void* value, uint32
   });
 }
 
-void Machine::global_read(void* to, const void* address, uint32_t bytes, Site site) {
+void Machine::global_read(void* to, const void* address, uint32_t bytes, Site site, bool cached) {
   step(site);
   const Translated from = check_global(address, bytes, false, site);
-  check_global_read(from, bytes, true, site);
+  check_global_read(from, bytes, cached, site);
   stats_->global_bytes_read += bytes;
   std::memcpy(to, from.real, bytes);
 }
