@@ -87,7 +87,7 @@ format: venv
 
 # Only the C++ of this project is instrumented; python, torch and numpy are not. docs/testing.md says what that hides.
 SANITIZED := build/sanitize
-SANITIZED_TESTS ?= tests/core tests/conformance
+SANITIZED_TESTS ?= tests/core tests/conformance $(wildcard tests/device/test_emulator*.py)
 RUNTIMES := libasan.so libubsan.so libstdc++.so.6
 
 sanitize: venv
@@ -96,7 +96,9 @@ sanitize: venv
 	rm -f $(SANITIZED)/mmkernels/*.so
 	$(PY) tools/native.py library --sanitize --output $(SANITIZED)/mmkernels/_C.abi3.so
 	$(PY) tools/native.py tests --sanitize
+	$(PY) tools/native.py emulator --sanitize
 	cd $(SANITIZED) && MMKERNELS_TEST_MODULE=$(CURDIR)/build/tests-sanitize \
+	  MMKERNELS_EMULATOR=$(CURDIR)/build/emulator-sanitize \
 	  ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
 	  LD_PRELOAD="$$(for l in $(RUNTIMES); do printf '%s ' "$$($${CXX:-g++} -print-file-name=$$l)"; done)" \
