@@ -3,8 +3,10 @@
 #   make demo       train and evaluate the reference multimodal model
 #   make test       a sample of every suite, within 15 minutes on 2 cores
 #   make test-all   the rest of what CI runs
+#   make sass       report the machine code of the CUDA kernels (needs nvcc)
 #
-# Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS.
+# Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
+# SASS_ARGS (more arguments of tools/machine_code).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,11 +20,11 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
 INSTALLED := $(VENV)/installed
 
 .PHONY: help venv build build-cuda build-test-module demo test test-all test-nightly gpu-check lint house format \
-        sanitize clean
+        sanitize sass sass-check clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
-	@echo "others:         venv build build-cuda build-test-module test-nightly gpu-check lint format sanitize clean"
+	@echo "others:         venv build build-cuda build-test-module test-nightly lint format sanitize sass-check clean"
 
 # ---- environment and build ----
 
@@ -95,6 +97,16 @@ sanitize: venv
 	  PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
 	  LD_PRELOAD="$$(for l in $(RUNTIMES); do printf '%s ' "$$($${CXX:-g++} -print-file-name=$$l)"; done)" \
 	  $(abspath $(PY)) -m pytest -p no:cacheprovider -m "not slow and not nightly" $(PYTEST_ARGS) $(SANITIZED_TESTS)
+
+# docs/kernels/machine-code.md says what the figures mean.
+MACHINE_CODE := docs/benchmarks/machine_code.json
+SASS_ARGS ?=
+
+sass: venv
+	$(PY) -m tools.machine_code --json $(MACHINE_CODE) $(SASS_ARGS)
+
+sass-check: venv
+	$(PY) -m tools.machine_code --compare $(MACHINE_CODE) $(SASS_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info mmkernels/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -40,4 +40,11 @@ MMK_DEVICE float maximum(float a, float b) {
   return y;
 }
 
+/// The number of the lowest bit set; 32 where there is none.
+MMK_DEVICE int lowest_bit(uint32_t bits) {
+  int number;
+  asm("{\n .reg .b32 mirrored;\n brev.b32 mirrored, %1;\n clz.b32 %0, mirrored;\n}" : "=r"(number) : "r"(bits));
+  return number;
+}
+
 MMK_NAMESPACE_END

@@ -65,6 +65,13 @@ MMK_DEVICE T load(Global<const T> from) {
   }
 }
 
+/// A number that this kernel, or one before it, wrote.
+MMK_DEVICE float load_written(Global<float> from) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(from.pointer) : "memory");
+  return x;
+}
+
 /// 16 bytes from an address that is a multiple of 16.
 template <class T>
 MMK_DEVICE Words<4> load16(Global<const T> from) {
