@@ -44,9 +44,10 @@ class Expectation:
         dtype = inputs.dtype if rounded or inputs.dtype == torch.float64 else torch.float32
         self.naive, *_ = plain.evaluate(inputs, self.cotangents, dtype)
 
-    def check(self, backend: str | None) -> dict[str, Tensor]:
+    def check(self, backend: str | None, device: str = "cpu") -> dict[str, Tensor]:
         """Run the call forward and backward on a backend, hold every result to the rule; returns the results."""
-        found = plain.run(self.inputs, backend, self.cotangents)
+        cotangents = {name: tensor.to(device) for name, tensor in self.cotangents.items()}
+        found = {name: t.cpu() for name, t in plain.run(self.inputs.to(device), backend, cotangents).items()}
         self.check_results(found)
         return found
 

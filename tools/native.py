@@ -134,19 +134,19 @@ def cuda_library(output: Path | None = None) -> Build:
     linking, from a stub of that name.
     """
     toolkit = cuda.find_toolkit()
+    architectures = cuda.architectures(toolkit)
     output = (output or ROOT / "mmkernels" / CUDA_LIBRARY).resolve()
     link = ["-shared", "-cudart", "static", *toolkit.link_flags]
     link += [f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _link_checks(CUDA_LIBRARY)]
     link += [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *(f"-Xlinker={flag}" for flag in words("LDFLAGS"))]
     build = Build(
-        folder=ROOT / "build" / "cuda",
+        folder=ROOT / "build" / "cuda" / "-".join(architectures),
         output=output,
         link=link,
         nvcc=cuda.nvcc_command(toolkit),
         stubs={"libtorch_cuda.so": ROOT / "tools" / "libtorch_cuda.cpp"},
         job_memory=cuda.JOB_MEMORY,
     )
-    architectures = cuda.architectures(toolkit)
     for source in sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu")):
         build.add(source, cuda.nvcc_flags(toolkit, architectures))
     if not build.compiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Call:
 
 def make_call(problem: Problem, dtype: str, backward: bool, seed: int = 0, device: str = "cpu") -> Call:
     """The operands of a problem, and random gradients of its outputs."""
-    inputs = _moved(problem.make(getattr(torch, dtype), seed), device)
+    inputs = problem.make(getattr(torch, dtype), seed).to(device)
     if not backward:
         return Call(inputs, False)
     inputs = inputs.replaced({name: leaf.detach().requires_grad_() for name, leaf in inputs.leaves().items()})
@@ -40,13 +40,3 @@ def make_call(problem: Problem, dtype: str, backward: bool, seed: int = 0, devic
         shape = (*batch, *query.shape[1:-1], dim_v)
         grads.append(torch.randn(shape, generator=random).to(inputs.dtype).to(device))
     return Call(inputs, True, grads)
-
-
-def _moved(inputs: Inputs, device: str) -> Inputs:
-    if device == "cpu":
-        return inputs
-    cuts = (None if cu is None else cu.to(device) for cu in (inputs.cu_seqlens_q, inputs.cu_seqlens_k))
-    cu_q, cu_k = cuts
-    mask = None if inputs.mask is None else inputs.mask.to(device)
-    inputs = inputs.replaced({name: leaf.to(device) for name, leaf in inputs.leaves().items()})
-    return replace(inputs, mask=mask, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k)

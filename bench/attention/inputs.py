@@ -54,6 +54,20 @@ class Inputs:
             self, queries=of("query"), keys=of("key"), values=of("value"), bias=_rebuilt(self.bias, of("bias"))
         )
 
+    def to(self, device: str) -> Inputs:
+        """The same call on another device, with what the host must not read there given as numbers."""
+        if device == "cpu":
+            return self
+        options = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.options.items()}
+        cuts = {"q": self.cu_seqlens_q, "k": self.cu_seqlens_k}
+        for name, cu in cuts.items():
+            if cu is not None:
+                options[f"max_seqlen_{name}"] = int(cu.diff().max()) if len(cu) > 1 else 0
+                cuts[name] = cu.to(device)
+        moved = self.replaced({name: leaf.to(device) for name, leaf in self.leaves().items()})
+        mask = None if self.mask is None else self.mask.to(device)
+        return replace(moved, mask=mask, cu_seqlens_q=cuts["q"], cu_seqlens_k=cuts["k"], options=options)
+
     def run(self, backend: str | None = None, return_lse: bool = True) -> dict[str, Tensor]:
         """The outputs by name: "out" and "lse", "joint": one of each per query segment."""
         common: dict[str, Any] = {"mask": self.mask, "bias": self.bias, "return_lse": return_lse, "backend": backend}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmkernels as mmk
-from mmkernels import _native, backend
+from mmkernels import _native, _native_cuda, backend
 from mmkernels.ops.attention import cpu, reference
 from tests.torch.samples import needs_native, tensors
 
@@ -22,8 +22,8 @@ def test_table_of_backends():
     table = mmk.backends()
     assert list(table) == ["cpu", "cuda", "triton", "reference"]
     assert table["reference"]["available"] and "attention" in table["reference"]["ops"]
-    for name in ("cuda", "triton"):
-        assert not table[name]["available"] and table[name]["reasons"]
+    for name, here in (("cuda", _native_cuda.why_not_here() is None), ("triton", False)):
+        assert table[name]["available"] == here and bool(table[name]["reasons"]) != here
     assert table["cpu"]["available"] == _native.loaded
     assert "not available" in str(table) and json.loads(json.dumps(table)) == table
 
@@ -37,7 +37,7 @@ def test_explain_says_which_and_why_not():
         assert choice.backend == "cpu" and set(choice.why_not) == {"cuda", "triton", "reference"}
         assert {"mask", "dropout", "segments"} <= choice.problem.features
     text = str(answer)
-    assert "forward: cpu runs attention_forward" in text and "not cuda: this release has no CUDA" in text
+    assert "forward: cpu runs attention_forward" in text and "the tensors are on cpu, not on a GPU" in text
 
 
 def test_explain_float64_and_named_backends():

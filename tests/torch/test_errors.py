@@ -61,7 +61,7 @@ VALUES = {
     "offsets count": ({"dropout_offsets": (0, 0, 0)}, "dropout_offsets must be four ints .* got 3 values"),
     "offsets negative": ({"dropout_offsets": (0, 0, 0, -1)}, r"dropout_offsets must be in \[0, 2\*\*32\)"),
     "backend name": ({"backend": "gpu"}, "backend must be None or one of .* got 'gpu'"),
-    "backend cuda": ({"backend": "cuda"}, "backend='cuda' cannot run .* no CUDA attention kernels"),
+    "backend cuda": ({"backend": "cuda"}, "backend='cuda' cannot run .* the tensors are on cpu, not on a GPU"),
     "backend cpu": ({"query": Q.double(), "key": K.double(), "value": V.double(), "backend": "cpu"}, "float64"),
 }
 TYPES = {
