@@ -31,7 +31,7 @@ struct ForwardKernels {
 /// fp32 has the general kernels only: its products leave no time in which a difference would show.
 template <int kDim>
 struct ForwardKernels<float, kDim> {
-  static constexpr int kKeys = attention_keys(4, kDim), kWarps = kDim >= 128 ? 2 : 4;
+  static constexpr int kKeys = attention_keys(4, kDim), kWarps = kDim == 256 ? 1 : kDim == 128 ? 2 : 4;
 
   using General = AttentionForward<float, kDim, 1, kWarps, kKeys, true, false>;
   using GeneralFew = AttentionForward<float, kDim, 1, 1, kKeys, true, false>;
