@@ -167,6 +167,24 @@ def test_warp_or_and(emulator, seed):
     np.testing.assert_array_equal(call(emulator, "warp_and", ~few, out=np.uint32, seed=seed), ~expected)
 
 
+def test_warp_any(emulator):
+    x = np.zeros(96, np.uint32)
+    x[40] = 7
+    expected = np.repeat(np.array([0, 1, 0], np.uint32), 32)
+    np.testing.assert_array_equal(call(emulator, "warp_any", x, out=np.uint32), expected)
+
+
+def test_lowest_bit(emulator):
+    x = np.array([0, 1, 2, 12, 0x80000000, 0xFFFFFFF0, 0x00100100, 0xFFFFFFFF] * 4, np.uint32)
+    expected = np.array([32, 0, 1, 2, 31, 4, 8, 0] * 4, np.uint32)
+    np.testing.assert_array_equal(call(emulator, "lowest_bit", x, out=np.uint32), expected)
+
+
+def test_load_written(emulator):
+    x = np.arange(64, dtype=np.float32)
+    np.testing.assert_array_equal(call(emulator, "written", x), 2 * x + 1)
+
+
 def test_indices(emulator):
     x, y, z, threads = 3, 2, 2, 64
     found = np.zeros((z, y, x, threads, 6), np.int32)
@@ -254,6 +272,15 @@ def test_multiply_add(emulator, kind, seed):
     exact = fragments(*bits, c + a @ b)[2]
     bound = fragments(*bits, np.abs(c) + np.abs(a) @ np.abs(b))[2] * 17 * 2.0**-24
     assert (np.abs(found - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("kind", ["half", "bfloat16"])
+def test_multiply_starts_from_zero(emulator, kind):
+    a, b = np.ones((16, 16), np.float32), np.full((16, 8), 2.0, np.float32)
+    bits = [bfloat16(x) if kind == "bfloat16" else x.astype(np.float16).view(np.uint16) for x in (a, b)]
+    a_words, b_words, found = fragments(*bits, np.full((16, 8), np.nan, np.float32))
+    getattr(emulator.primitives, f"multiply_{kind}")(emulator.Run(), a_words, b_words, found)
+    np.testing.assert_array_equal(found, np.full_like(found, 32.0))
 
 
 def test_multiply_add_of_small_integers_is_exact(emulator):

@@ -176,7 +176,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
     const uint32_t pair = lane % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < W::kColumnTiles; ++tile) {
-#pragma unroll 2
+#pragma unroll(C::kColumnTiles > 16 ? 1 : 2)
       for (int column = 0; column < 8; ++column) {
         float weight[C::kRowTiles][2];
 #pragma unroll
@@ -226,20 +226,23 @@ MMK_DEVICE void add_poison(C& c, const W& weights, B b) {
 #pragma unroll 1
     for (int column = 0; column < 8; ++column) {
 #pragma unroll
-      for (int m = 0; m < C::kRowTiles; ++m) {
+      for (int n = 0; n < C::kColumnTiles; ++n) {
+        float number[2];
+        bool poison[2];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float weight = weights.of_column(m, tile, half, column);
-          const bool masked = bits_as<uint32_t>(weight) == 0x80000000u;
+        for (int e = 0; e < 2; ++e) {
+          number[e] = widen(load<T>(b.element(8 * tile + column, 8 * n + pair + e)));
+          poison[e] = !finite_bits<float>(bits_as<uint32_t>(number[e]));
+        }
+        if (!warp_any(poison[0] || poison[1])) continue;
 #pragma unroll
-          for (int n = 0; n < C::kColumnTiles; ++n) {
+        for (int m = 0; m < C::kRowTiles; ++m) {
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const float number = widen(load<T>(b.element(8 * tile + column, 8 * n + pair + e)));
-              const bool poison = !masked && !finite_bits<float>(bits_as<uint32_t>(number));
-              float& to = c.at[m][n][2 * half + e];
-              to = poison ? fused(weight, number, to) : to;
-            }
+          for (int j = 0; j < 4; ++j) {
+            const float weight = weights.of_column(m, tile, j / 2, column);
+            const bool masked = bits_as<uint32_t>(weight) == 0x80000000u;
+            float& to = c.at[m][n][j];
+            to = poison[j % 2] && !masked ? fused(weight, number[j % 2], to) : to;
           }
         }
       }

@@ -120,7 +120,7 @@ void matrices(Run& run, const py::array& from, const py::array& to) {
 }
 
 /// Fragments as words of each lane: a 4, b 2, c 4.
-template <class T>
+template <class T, bool from_zero = false>
 void product(Run& run, const py::array& a, const py::array& b, const py::array& c) {
   DeviceArrays arrays;
   const auto left = global<uint32_t>(arrays.input("a", a)), right = global<uint32_t>(arrays.input("b", b));
@@ -133,8 +133,20 @@ void product(Run& run, const py::array& a, const py::array& b, const py::array& 
     float number[4];
     for (int i = 0; i < 4; ++i) word[i] = load(left + (4 * lane + i));
     for (int i = 0; i < 4; ++i) number[i] = load(sum + (4 * lane + i));
-    multiply_add<T>(number, word, load(right + 2 * lane), load(right + (2 * lane + 1)));
+    const uint32_t low = load(right + 2 * lane), high = load(right + (2 * lane + 1));
+    from_zero ? multiply<T>(number, word, low, high) : multiply_add<T>(number, word, low, high);
     for (int i = 0; i < 4; ++i) store(out + (4 * lane + i), number[i]);
+  });
+}
+
+/// Doubles every number, reads back what it wrote.
+void written(Run& run, const py::array& from, const py::array& to) {
+  DeviceArrays arrays;
+  const auto in = global<float>(arrays.input("from", from));
+  const auto out = global<float>(arrays.output("to", to));
+  run.launch({}, static_cast<int>(from.size()), 0, [&] {
+    store(out + thread_index(), 2.0f * load(in + thread_index()));
+    store(out + thread_index(), 1.0f + load_written(out + thread_index()));
   });
 }
 
@@ -166,6 +178,8 @@ void bind_primitives(py::module_& module) {
   bind_map<BFloat16, float>(bound, "narrow_bfloat16", [](float x) { return narrow<BFloat16>(x); });
   bind_pair<float>(bound, "pack_half", [](float low, float high) { return pack<Half>(low, high); });
   bind_pair<float>(bound, "pack_bfloat16", [](float low, float high) { return pack<BFloat16>(low, high); });
+  bind_map<uint32_t, uint32_t>(bound, "lowest_bit", [](uint32_t x) { return static_cast<uint32_t>(lowest_bit(x)); });
+  bind_map<uint32_t, uint32_t>(bound, "warp_any", [](uint32_t x) { return warp_any(x != 0) ? 1u : 0u; });
   bind_map<uint32_t, uint32_t>(bound, "warp_or", [](uint32_t x) { return warp_or(x); });
   bind_map<uint32_t, uint32_t>(bound, "warp_and", [](uint32_t x) { return warp_and(x); });
   bind_map<float, float>(bound, "shuffle_up_3", [](float x) { return shuffle(x, lane_index() - 3); });
@@ -185,6 +199,9 @@ void bind_primitives(py::module_& module) {
   bound.def("load_matrices_transposed", &matrices<true>);
   bound.def("multiply_add_half", &product<Half>);
   bound.def("multiply_add_bfloat16", &product<BFloat16>);
+  bound.def("multiply_half", &product<Half, true>);
+  bound.def("multiply_bfloat16", &product<BFloat16, true>);
+  bound.def("written", &written);
   bound.def("indices", &indices);
 }
 

@@ -102,7 +102,6 @@ MMK_DEVICE void load_matrices_transposed(uint32_t (&word)[4], Shared row, emulat
   emulator::read_matrices<true>(word, row.address, site);
 }
 
-/// For Half and BFloat16.
 template <class T>
 MMK_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                          emulator::Site site = emulator::here()) {
