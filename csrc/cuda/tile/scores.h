@@ -27,13 +27,18 @@ MMK_DEVICE RowBias row_bias(const BiasView& b, int batch, int head, int query) {
   row.entry = b.zero - query;
   return row;
 }
+/// fp16's least number, with which models mask, stands for fp32's: a row of nothing else is uniform.
+MMK_DEVICE float masking_as_fp32(float x, DType dtype) {
+  return dtype == DType::kFloat16 && x == -65504.0f ? -3.402823466e38f : x;
+}
 MMK_DEVICE float bias_at(const BiasView& b, const RowBias& row, int key) {
   if (b.kind == BiasKind::kRelative) {
     // lengths of packed sequences are not known on the host: a table too short for them is never left
     const int64_t index = larger<int64_t>(0, smaller<int64_t>(row.entry + key, b.size[0][3] - 1));
-    return load_as(b.part[0], b.dtype[0], row.first[0] + index);
+    return masking_as_fp32(load_as(b.part[0], b.dtype[0], row.first[0] + index), b.dtype[0]);
   }
-  if (b.kind == BiasKind::kDense) return load_as(b.part[0], b.dtype[0], row.first[0] + key * b.stride[0][3]);
+  if (b.kind == BiasKind::kDense)
+    return masking_as_fp32(load_as(b.part[0], b.dtype[0], row.first[0] + key * b.stride[0][3]), b.dtype[0]);
   const int width = static_cast<int>(b.size[1][3]), across = key / width;
   return load_as(b.part[0], b.dtype[0], row.first[0] + across * b.stride[0][3]) +
          load_as(b.part[1], b.dtype[1], row.first[1] + (key - across * width) * b.stride[1][3]);
