@@ -54,6 +54,7 @@ struct AttentionBackwardQuery {
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(row_in_tile(r))); }
+  MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
@@ -117,8 +118,8 @@ struct AttentionBackwardQuery {
     sync_warp();
   }
 
-  /// Weights and gradients of the lane's logits, in place.
-  template <bool kFull>
+  /// Weights and gradients of the lane's logits, in place; `kSlope`: see pair_step.
+  template <bool kFull, bool kSlope>
   MMK_DEVICE void finish(Pairs& s, Pairs& dp, const Source& source, int first) const {
     const AttentionProblem& p = call.problem;
     const int pair = lane_index() % 4 * 2;
@@ -143,7 +144,7 @@ struct AttentionBackwardQuery {
           float addend = 0.0f;
           if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(row_in_tile(r), column));
           const bool hidden = kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
-          pair_step<kGeneral, !kFull>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
+          pair_step<kGeneral, !kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
                                       (kept >> (4 * n + j) & 1) != 0);
         }
       }
@@ -156,7 +157,7 @@ struct AttentionBackwardQuery {
     rows_by_rows(dp, grad_out(), warp_index() * 16, value(stage));
     rows_by_rows(s, query(), warp_index() * 16, key(stage));
     if constexpr (kGeneral && !kFull) stage_addends(source, first);
-    finish<kFull>(s, dp, source, first);
+    finish<kFull, true>(s, dp, source, first);
     accumulate<!kFull>(gradient, dp, key(stage));
   }
 
@@ -172,7 +173,7 @@ struct AttentionBackwardQuery {
     }
     if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
     own = {warp_or(own.some), warp_and(own.full)};
-    const Blocks all = share_blocks<kWarps>(own, memory + (kRingBytes + 16 * kRows));
+    const Blocks all = share_blocks<kWarps>(own, words());
     uint32_t left = all.some & block_bits(0, kChunkBlocks);
     if (left == 0) return false;
 

@@ -72,6 +72,16 @@ BackwardLaunch plan_backward_keys(const AttentionProblem& p, bool key, bool valu
   return launch;
 }
 
+template <class Kernel>
+BackwardLaunch plan_backward_bias(const AttentionProblem& p, int part) {
+  BackwardLaunch launch = backward_launch(p);
+  if (p.bias.grad[part] == nullptr) return launch;
+  launch.call.part = part;
+  const int64_t (&size)[4] = p.bias.size[part];
+  launch.blocks = size[0] * size[1] * ceil_div(size[2], Kernel::kRows) * ceil_div(size[3], Kernel::kWindow);
+  return launch;
+}
+
 /// Whether the gradients of keys and of values are wanted, and whether one launch may make both.
 struct WantedOfKeys {
   bool key = false, value = false, together = true;

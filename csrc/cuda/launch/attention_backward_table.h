@@ -4,6 +4,7 @@
 // more leave no registers for dk and dv at once: each has a kernel of its own there, which makes the logits again.
 #pragma once
 
+#include "../kernels/attention_backward_bias.h"
 #include "../kernels/attention_backward_keys.h"
 #include "../kernels/attention_backward_query.h"
 #include "../kernels/attention_delta.h"
@@ -17,12 +18,14 @@ template <class T, int kDim, bool kGeneral>
 struct BackwardKernels {
   static constexpr int kBytes = kDim * static_cast<int>(sizeof(T));
   static constexpr int kWarps = kBytes <= 256 ? 4 : kBytes == 512 ? 2 : 1;
-  static constexpr int kColumns = kBytes <= 128 ? 64 : kBytes == 256 ? 32 : kBytes == 512 ? 16 : 8;
+  static constexpr int kColumns = kBytes <= 128 ? (kGeneral ? 32 : 64) : kBytes == 256 ? 32 : kBytes == 512 ? 16 : 8;
+  static constexpr bool kIsGeneral = kGeneral;
   static constexpr bool kTogether = kDim <= 128;
 
   using Query = AttentionBackwardQuery<T, kDim, kWarps, kColumns, kGeneral>;
   using Key = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, true, kTogether>;
   using Value = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, kTogether, true>;
+  using Bias = AttentionBackwardBias<T, kDim, kWarps, BackwardKernels<T, kDim, true>::kColumns>;
 };
 
 /// Calls f(KernelType<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
@@ -39,6 +42,10 @@ void for_each_backward_launch(const AttentionProblem& p, const F& f) {
   if (wanted.value && !together) {
     using Kernel = typename Kernels::Value;
     f(KernelType<Kernel>{}, plan_backward_keys<Kernel>(p, false, true));
+  }
+  if constexpr (Kernels::kIsGeneral) {
+    using Kernel = typename Kernels::Bias;
+    for (int part = 0; part < 2; ++part) f(KernelType<Kernel>{}, plan_backward_bias<Kernel>(p, part));
   }
 }
 

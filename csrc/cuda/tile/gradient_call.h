@@ -9,6 +9,7 @@ namespace mmkernels {
 struct AttentionBackwardCall : AttentionCall {
   float* statistics = nullptr;  // RowStatistics of (batch, head, row); packed: (head, row)
   bool wants_key = false, wants_value = false;
+  int part = 0;  // of the bias
 };
 
 }  // namespace mmkernels

@@ -44,9 +44,9 @@ MMK_DEVICE RowBias bias_of(const AttentionProblem& p, int batch, const SeenRow& 
   return row_bias(p.bias, batch, row.head, row.query);
 }
 
-/// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product s scale.
-/// `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
-template <bool kGeneral, bool kMasked>
+/// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product scale s, or,
+/// without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
+template <bool kGeneral, bool kMasked, bool kSlope = true>
 MMK_DEVICE void pair_step(const AttentionProblem& p, float& s, float& dp, const RowStatistics& row, float addend,
                           bool hidden, bool kept) {
   float weight, dropped = dp, slope = 1.0f;
@@ -63,7 +63,7 @@ MMK_DEVICE void pair_step(const AttentionProblem& p, float& s, float& dp, const 
     weight = exp2_approx(fused(s, p.scale * kLog2E, -row.shift * kLog2E));
   }
   float gradient = weight * (dropped - row.delta);
-  if constexpr (kGeneral) gradient *= slope;
+  if constexpr (kGeneral && kSlope) gradient *= slope;
   s = !kGeneral || kept ? weight : 0.0f;
   dp = kMasked ? gradient + 0.0f : gradient;  // -0 becomes 0
   if (kMasked && hidden) s = dp = -0.0f;
