@@ -74,14 +74,7 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
 
   /// One tile of pairs.
   MMK_DEVICE void visit(const Source& source, int first) {
-    Blocks own{0u, 0u};
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const SeenRow row = this->info(r);
-      if (row.exists()) own.some |= blocks_of<kKeys>(row.sees, true, first).some & 1u;
-    }
-    own.some = warp_or(own.some);
-    if (share_blocks<kWarps>(own, this->words()).some == 0) return;
+    if (!this->block_sees(first)) return;
     this->copy_block(source, 0, first);
     commit_copies();
     wait_copies<0>();

@@ -59,10 +59,9 @@ struct AttentionBackwardQuery {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
 
-  /// The tiles and the statistics of this block's rows in the present batch entry.
-  MMK_DEVICE void begin() {
+  /// The tiles of this block's rows in the present batch entry.
+  MMK_DEVICE void copy_queries() const {
     const AttentionProblem& p = call.problem;
-    if constexpr (kGeneral) dropout = DropoutKey::of(p.dropout, place.batch);
     const int first = place.tile * kRows, count = place.len_q - first;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
       const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
@@ -70,9 +69,15 @@ struct AttentionBackwardQuery {
     };
     copy(query(), p.query, p.dim_qk);
     copy(grad_out(), p.grad_out, p.dim_v);
+  }
+
+  /// The same, and what else the rows need.
+  MMK_DEVICE void begin() {
+    if constexpr (kGeneral) dropout = DropoutKey::of(call.problem.dropout, place.batch);
+    copy_queries();
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-      statistics[r] = statistics_of(call, place, query_row(call, place, first + row_in_tile(r)));
+      statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
   }
 
   struct Source {
@@ -116,6 +121,17 @@ struct AttentionBackwardQuery {
               addend_of(call.problem, dense_mask, place.batch, row, bias, source.offset, first + column));
     }
     sync_warp();
+  }
+
+  /// Whether some row of the block sees some of the keys from `first` on; the same answer in every thread.
+  MMK_DEVICE bool block_sees(int first) const {
+    Blocks own{0u, 0u};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SeenRow row = info(r);
+      own.some |= blocks_of<kKeys>(row.sees, row.exists(), first).some & 1u;
+    }
+    return share_blocks<kWarps>({warp_or(own.some), 0u}, words()).some != 0;
   }
 
   /// Weights and gradients of the lane's logits, in place; `kSlope`: see pair_step.

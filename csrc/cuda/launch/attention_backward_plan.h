@@ -36,6 +36,16 @@ BackwardLaunch plan_delta(const AttentionProblem& p) {
 }
 
 template <class Kernel>
+BackwardLaunch plan_backward_rows(const AttentionProblem& p) {
+  BackwardLaunch launch = backward_launch(p);
+  if (p.bias.kind == BiasKind::kNone) return launch;
+  const bool packed = p.cu_q != nullptr;
+  launch.call.tiles = static_cast<int>(ceil_div(p.len_q, Kernel::kRows) + (packed ? p.batch : 0));
+  launch.blocks = launch.call.tiles * p.heads_q * (packed ? 1 : p.batch);
+  return launch;
+}
+
+template <class Kernel>
 BackwardLaunch plan_backward_query(const AttentionProblem& p) {
   BackwardLaunch launch = backward_launch(p);
   if (p.grad_query.data == nullptr) return launch;

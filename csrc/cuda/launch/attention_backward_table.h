@@ -7,6 +7,7 @@
 #include "../kernels/attention_backward_bias.h"
 #include "../kernels/attention_backward_keys.h"
 #include "../kernels/attention_backward_query.h"
+#include "../kernels/attention_backward_rows.h"
 #include "../kernels/attention_delta.h"
 #include "attention_backward_plan.h"
 #include "attention_table.h"
@@ -25,13 +26,18 @@ struct BackwardKernels {
   using Query = AttentionBackwardQuery<T, kDim, kWarps, kColumns, kGeneral>;
   using Key = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, true, kTogether>;
   using Value = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, kTogether, true>;
-  using Bias = AttentionBackwardBias<T, kDim, kWarps, BackwardKernels<T, kDim, true>::kColumns>;
+  using Rows = AttentionBackwardRows<T, kDim, kWarps, kColumns>;
+  using Bias = AttentionBackwardBias<T, kDim, kWarps, kColumns>;
 };
 
 /// Calls f(KernelType<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
 template <class Kernels, class Delta, class F>
 void for_each_backward_launch(const AttentionProblem& p, const F& f) {
   f(KernelType<Delta>{}, plan_delta<Delta>(p));
+  if constexpr (Kernels::kIsGeneral) {
+    using Kernel = typename Kernels::Rows;
+    f(KernelType<Kernel>{}, plan_backward_rows<Kernel>(p));
+  }
   f(KernelType<typename Kernels::Query>{}, plan_backward_query<typename Kernels::Query>(p));
   const WantedOfKeys wanted = wanted_of_keys(p);
   const bool together = Kernels::kTogether && wanted.together && wanted.key && wanted.value;

@@ -44,6 +44,17 @@ MMK_DEVICE RowBias bias_of(const AttentionProblem& p, int batch, const SeenRow& 
   return row_bias(p.bias, batch, row.head, row.query);
 }
 
+/// The logit of a product with a key, before the addend, and its derivative by the scaled product.
+struct Capped {
+  float logit, slope;
+};
+MMK_DEVICE Capped capped(const AttentionProblem& p, float s) {
+  const float x = s * p.scale;
+  if (p.softcap == 0.0f) return {x, 1.0f};
+  const float t = LaneOps<float>::hyperbolic_tangent(x / p.softcap);
+  return {p.softcap * t, fused(-t, t, 1.0f)};
+}
+
 /// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product scale s, or,
 /// without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
 template <bool kGeneral, bool kMasked, bool kSlope = true>
@@ -51,13 +62,9 @@ MMK_DEVICE void pair_step(const AttentionProblem& p, float& s, float& dp, const 
                           bool hidden, bool kept) {
   float weight, dropped = dp, slope = 1.0f;
   if constexpr (kGeneral) {
-    float x = s * p.scale;
-    if (p.softcap != 0.0f) {
-      const float t = LaneOps<float>::hyperbolic_tangent(x / p.softcap);
-      x = p.softcap * t;
-      slope = fused(-t, t, 1.0f);
-    }
-    weight = exp2_approx((x + addend - row.shift) * kLog2E) * row.factor;
+    const Capped x = capped(p, s);
+    slope = x.slope;
+    weight = exp2_approx((x.logit + addend - row.shift) * kLog2E) * row.factor;
     if (p.dropout.active) dropped = kept ? dp * p.dropout.keep_scale : 0.0f;
   } else {
     weight = exp2_approx(fused(s, p.scale * kLog2E, -row.shift * kLog2E));
