@@ -20,6 +20,9 @@ struct Segment {
   int64_t length = 0, offset = 0;
 };
 
+/// On a GPU segments travel in the kernel's parameters.
+constexpr int kMaxCudaSegments = 16;
+
 /// Intervals local to each segment, and an optional dense part over the concatenated key axis.
 struct MaskView {
   const int32_t *start = nullptr, *stop = nullptr;  // nullptr: every key

@@ -128,7 +128,8 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     const int group = thread_index() / kWindow, own = thread_index() % kWindow;
     if (size[2] > 1) {
 #pragma unroll
-      for (int i = 0; i < kOwnRows; ++i) write(static_cast<int64_t>(tile) * kRows + group + i * kGroups, first_row, sum[i]);
+      for (int i = 0; i < kOwnRows; ++i)
+        write(static_cast<int64_t>(tile) * kRows + group + i * kGroups, first_row, sum[i]);
       return;
     }
     float total = 0.0f;
@@ -161,7 +162,8 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     for (int i = 0; i < kOwnRows; ++i) sum[i] = 0.0f;
 
     place = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), static_cast<int>(p.len_k), true};
-    const int batches = size[0] == 1 ? static_cast<int>(p.batch) : 1, heads = size[1] == 1 ? static_cast<int>(p.heads_q) : 1;
+    const int batches = size[0] == 1 ? static_cast<int>(p.batch) : 1,
+              heads = size[1] == 1 ? static_cast<int>(p.heads_q) : 1;
     for (int b = 0; b < batches; ++b) {
       place.batch = own_batch + b;
       if (p.cu_q != nullptr) {

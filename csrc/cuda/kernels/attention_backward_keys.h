@@ -29,7 +29,8 @@ struct KeyPlace {
 template <class T_, int kDim_, int kWarps_, int kQueries_, bool kGeneral_, bool kKey_, bool kValue_>
 struct AttentionBackwardKeys {
   using T = T_;
-  static constexpr int kDim = kDim_, kWarps = kWarps_, kQueries = kQueries_, kThreads = 32 * kWarps, kRows = 16 * kWarps;
+  static constexpr int kDim = kDim_, kWarps = kWarps_, kQueries = kQueries_, kThreads = 32 * kWarps,
+                       kRows = 16 * kWarps;
   static constexpr bool kGeneral = kGeneral_, kKey = kKey_, kValue = kValue_;
   static constexpr int kChunkRows = 256, kChunkTiles = kChunkRows / kQueries;
 
@@ -57,7 +58,9 @@ struct AttentionBackwardKeys {
 
   MMK_DEVICE KeyTile key() const { return {memory}; }
   MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
-  MMK_DEVICE QueryTile query(int stage) const { return {memory + (2 * KeyTile::kBytes + stage * 2 * QueryTile::kBytes)}; }
+  MMK_DEVICE QueryTile query(int stage) const {
+    return {memory + (2 * KeyTile::kBytes + stage * 2 * QueryTile::kBytes)};
+  }
   MMK_DEVICE QueryTile grad_out(int stage) const { return {query(stage).base + QueryTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
@@ -151,7 +154,8 @@ struct AttentionBackwardKeys {
       if (sees.start > first || sees.stop < last) own.full &= ~tile;
     }
     if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
-    const Blocks all = share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
+    const Blocks all =
+        share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
     if constexpr (kWarps == 1) sync_warp();
     return all;
   }
@@ -243,7 +247,8 @@ struct AttentionBackwardKeys {
     return true;
   }
 
-  MMK_DEVICE void write(const Gradient& gradient, const TensorView& view, int64_t batches, int64_t dim, float by) const {
+  MMK_DEVICE void write(const Gradient& gradient, const TensorView& view, int64_t batches, int64_t dim,
+                        float by) const {
     if (view.data == nullptr) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

@@ -103,7 +103,8 @@ struct AttentionBackwardQuery {
     if (lane_index() < 16) {
       const int own = warp_index() * 16 + lane_index();
       const QueryRow row = query_row(call, place, place.tile * kRows + own);
-      store(info_at(own), SeenRow{row.inside ? row.head : -1, row.query, interval_of(call, place, s, row, source.length)});
+      store(info_at(own),
+            SeenRow{row.inside ? row.head : -1, row.query, interval_of(call, place, s, row, source.length)});
     }
     sync_warp();
   }
@@ -144,7 +145,8 @@ struct AttentionBackwardQuery {
       const Dropout& d = p.dropout;
       const auto dropout_row = [&](int r) {
         const SeenRow row = info(r);
-        return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]), static_cast<uint32_t>(row.query + d.offset[2])};
+        return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]),
+                          static_cast<uint32_t>(row.query + d.offset[2])};
       };
       kept = kept_of_rows<Pairs>(dropout, dropout_row(0), dropout_row(1), source.offset + first + d.offset[3]);
     }
@@ -159,9 +161,10 @@ struct AttentionBackwardQuery {
           const int column = 8 * n + pair + e, j = 2 * r + e;
           float addend = 0.0f;
           if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(row_in_tile(r), column));
-          const bool hidden = kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
+          const bool hidden =
+              kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
           pair_step<kGeneral, !kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
-                                      (kept >> (4 * n + j) & 1) != 0);
+                                              (kept >> (4 * n + j) & 1) != 0);
         }
       }
     }

@@ -28,9 +28,10 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
   MMK_DEVICE bool is_far(QueryRow row) const {
     const AttentionProblem& p = call.problem;
     if (!row.inside) return false;
-    const int64_t(&stride)[3] = p.lse_stride;
-    const float lse = load(global<float>(static_cast<const void*>(p.lse)) +
-                           (place.batch * stride[0] + row.head * stride[1] + (place.query_first + row.query) * stride[2]));
+    const int64_t (&stride)[3] = p.lse_stride;
+    const float lse =
+        load(global<float>(static_cast<const void*>(p.lse)) +
+             (place.batch * stride[0] + row.head * stride[1] + (place.query_first + row.query) * stride[2]));
     return (lse > kFar && lse < INFINITY) || (lse < -kFar && lse > -INFINITY);
   }
 

@@ -6,8 +6,8 @@
 // shift is +inf, so that exp(logit - shift) is 0. One whose sum is infinite is NaN, as its output is.
 #pragma once
 
-#include "../tile/product.h"
 #include "../tile/gradient_call.h"
+#include "../tile/product.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -33,7 +33,8 @@ struct AttentionDelta {
     };
     const Global<const T> out = row_of(p.out), grad_out = row_of(p.grad_out);
     float delta = 0.0f;
-    for (int i = lane_index(); i < p.dim_v; i += 32) delta = fused(widen(load(grad_out + i)), widen(load(out + i)), delta);
+    for (int i = lane_index(); i < p.dim_v; i += 32)
+      delta = fused(widen(load(grad_out + i)), widen(load(out + i)), delta);
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) delta += shuffle_xor(delta, mask);
     const float lse = number_of(p.lse, p.lse_stride);

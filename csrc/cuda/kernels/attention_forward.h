@@ -40,6 +40,7 @@ struct AttentionForward {
   using KeyTile = Tile<T, kKeys, kDim>;
   using Logits = Accumulator<kRowTiles, kKeys / 8>;
   using Output = Accumulator<kRowTiles, kDim / 8>;
+  static_assert(kKeys <= 128, "a row's bits of dropout fill one word");
 
   /// What a row is and sees of the present segment; in shared memory, for the steps that ask.
   struct alignas(16) RowInfo {
@@ -51,7 +52,8 @@ struct AttentionForward {
 
   static constexpr int kRingBytes = QueryTile::kBytes + 2 * kStages * KeyTile::kBytes;
   static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
-  static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * (kKeys + 8) : 0);
+  static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * (kRows * (kKeys + 8) - 8) : 0);
+  static_assert(kSharedBytes <= 99 * 1024, "what a block may have on every architecture");
   /// Numbers of a tile's state in device memory: output, maximum and sum, thread by thread.
   static constexpr int kStateNumbers = kThreads * (kRowTiles * kDim / 2 + 4 * kRowTiles);
 
@@ -221,14 +223,24 @@ struct AttentionForward {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       const DropoutRow upper = dropout_row(2 * m), lower = dropout_row(2 * m + 1);
-#pragma unroll
+      // The generator's code stands here once: what it says is kept as bits until the registers are walked.
+      uint64_t bits = 0;
+#pragma unroll 1
       for (int n = 0; n < Logits::kColumnTiles; ++n) {
         const Kept kept =
             kept_pairs(dropout, upper, lower, static_cast<uint32_t>(start + 8 * n + pair), start % 4 == 0);
+        uint64_t four = 0;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) four |= static_cast<uint64_t>(kept.at[j]) << j;
+        bits |= four << (4 * n);
+      }
+#pragma unroll
+      for (int n = 0; n < Logits::kColumnTiles; ++n) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           float& weight = weights.at[m][n][j];
-          weight = kept.at[j] || bits_as<uint32_t>(weight) == 0x80000000u ? weight : 0.0f;
+          const bool kept = (bits >> (4 * n + j) & 1) != 0;
+          weight = kept || bits_as<uint32_t>(weight) == 0x80000000u ? weight : 0.0f;
         }
       }
     }
@@ -256,20 +268,15 @@ struct AttentionForward {
     } else if constexpr (!kFull) {
       mask_logits(logits, first);
     }
-    float factor[2 * kRowTiles];
-    if (softmax_step<!kGeneral, !kFull, !kSumByProduct>(logits, state, p.scale, factor)) rescale(factor);
+    move_shifts<!kGeneral>(logits, state, p.scale, [&](const float (&factor)[2 * kRowTiles]) { rescale(factor); });
+    weigh<!kGeneral, !kFull, !kSumByProduct>(logits, state, p.scale);
     if constexpr (kGeneral) {
       if (p.dropout.active) drop(logits, source, first);
     }
     const Weights<T, Logits> weights(logits);
-    if constexpr (kFull) {
-      weights_by_rows<false, kSumByProduct>(out, weights, value(stage), sum_tile);
-    } else if (has_poison(value(stage))) {
-      weights_by_rows<true, kSumByProduct>(out, weights, value(stage), sum_tile);
-      add_poison(out, logits, value(stage));
-    } else {
-      weights_by_rows<false, kSumByProduct>(out, weights, value(stage), sum_tile);
-    }
+    const bool isolate = !kFull && has_poison(value(stage));
+    weights_by_rows<kSumByProduct>(out, weights, value(stage), sum_tile, isolate);
+    if (!kFull && isolate) add_poison(out, weights, value(stage));
   }
 
   /// The blocks of a chunk that starts at key `start` of its segment; false where no row sees any.

@@ -6,8 +6,6 @@
 
 namespace mmkernels {
 
-/// Segments travel in the kernel's parameters.
-constexpr int kMaxCudaSegments = 16;
 constexpr int kMaxCudaHeadDim = 256;
 
 /// Bytes of device memory that a launch needs beside its tensors, 256-byte aligned; often 0. Of a problem on a device

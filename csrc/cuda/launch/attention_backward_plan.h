@@ -73,8 +73,8 @@ BackwardLaunch plan_backward_keys(const AttentionProblem& p, bool key, bool valu
   } else {
     for (int s = 0; s < p.num_segments; ++s) {
       const Segment& segment = p.segments[s];
-      launch.blocks += ceil_div(segment.length, Kernel::kRows) * p.heads_k *
-                       (key ? segment.key_batches : segment.value_batches);
+      launch.blocks +=
+          ceil_div(segment.length, Kernel::kRows) * p.heads_k * (key ? segment.key_batches : segment.value_batches);
     }
     chunks *= p.batch;  // of a segment that is broadcast along it
   }

@@ -15,20 +15,28 @@ MMK_NAMESPACE_BEGIN
 /// Keys of a block.
 constexpr int attention_keys(int element_bytes, int dim) {
   if (element_bytes == 4) return dim <= 64 ? 64 : dim == 128 ? 32 : 16;
-  return dim <= 64 ? 96 : dim == 128 ? 64 : 32;
+  return dim == 64 ? 80 : dim == 256 ? 32 : 64;  // 80: all that registers hold, and CLIP's 77 in one block
 }
 
-/// fp32 has the general kernels only: its products leave no time for a difference to show.
 template <class T, int kDim>
 struct ForwardKernels {
-  static constexpr int kKeys = attention_keys(sizeof(T), kDim), kWide = sizeof(T) == 2 && kDim <= 64 ? 2 : 1;
-  static constexpr int kGeneralWarps = kDim * static_cast<int>(sizeof(T)) >= 512 ? 2 : 4;
-  static constexpr bool kIsFloat = sizeof(T) == 4;
+  static constexpr int kKeys = attention_keys(sizeof(T), kDim), kGeneralWarps = kDim == 256 ? 2 : 4;
 
-  using Plain = AttentionForward<T, kDim, kWide, kDim == 128 ? 8 : 4, kKeys, kIsFloat, true>;
-  using Few = AttentionForward<T, kDim, 1, 1, kKeys, kIsFloat, false>;
+  using Plain = AttentionForward<T, kDim, kDim <= 64 ? 2 : 1, kDim == 128 ? 8 : 4, kKeys, false, true>;
+  using Few = AttentionForward<T, kDim, 1, 1, kKeys, false, false>;
   using General = AttentionForward<T, kDim, 1, kGeneralWarps, kKeys, true, false>;
   using GeneralFew = AttentionForward<T, kDim, 1, 1, kKeys, true, false>;
+};
+
+/// fp32 has the general kernels only: its products leave no time in which a difference would show.
+template <int kDim>
+struct ForwardKernels<float, kDim> {
+  static constexpr int kKeys = attention_keys(4, kDim), kWarps = kDim == 256 ? 1 : kDim == 128 ? 2 : 4;
+
+  using General = AttentionForward<float, kDim, 1, kWarps, kKeys, true, false>;
+  using GeneralFew = AttentionForward<float, kDim, 1, 1, kKeys, true, false>;
+  using Plain = General;
+  using Few = GeneralFew;
 };
 
 template <class Kernel>

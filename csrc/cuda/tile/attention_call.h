@@ -8,9 +8,6 @@
 
 namespace mmkernels {
 
-/// Segments travel in the kernel's parameters.
-constexpr int kMaxCudaSegments = 16;
-
 /// `problem.segments` is nullptr: they are here.
 struct AttentionCall {
   AttentionProblem problem;

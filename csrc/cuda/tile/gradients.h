@@ -23,8 +23,7 @@ struct alignas(16) SeenRow {
 
 /// Whether the call's dense mask is to be read.
 MMK_DEVICE bool has_dense_mask(const MaskView& m) {
-  return m.visible != nullptr &&
-         (m.exact == nullptr || load(global<uint8_t>(static_cast<const void*>(m.exact))) == 0);
+  return m.visible != nullptr && (m.exact == nullptr || load(global<uint8_t>(static_cast<const void*>(m.exact))) == 0);
 }
 
 /// What is added to the logit of a row and key `local` of a segment that starts at key `offset`: -inf where masked.
@@ -129,15 +128,11 @@ MMK_DEVICE uint32_t kept_of_columns(const DropoutKey& d, uint32_t head, int64_t 
 /// c += weights b; `kMasked`: numbers of b that are not finite reach only the rows whose pair is not hidden (weight -0).
 template <bool kMasked, class W, class B, class C>
 MMK_DEVICE void accumulate(C& c, const W& weights, B b) {
-  using T = typename B::T;
-  const Weights<T, W> narrowed(weights);
+  const Weights<typename B::T, W> narrowed(weights);
   float no_sums[C::kRowTiles][4];
-  if (kMasked && has_poison(b)) {
-    weights_by_rows<true, false>(c, narrowed, b, no_sums);
-    add_poison(c, weights, b);
-  } else {
-    weights_by_rows<false, false>(c, narrowed, b, no_sums);
-  }
+  const bool poisoned = kMasked && has_poison(b);
+  weights_by_rows<false>(c, narrowed, b, no_sums, poisoned);
+  if (poisoned) add_poison(c, narrowed, b);
 }
 
 /// Sums that rest in device memory between chunks, each number where its own thread put it.
@@ -147,7 +142,8 @@ MMK_DEVICE void add_saved(C& c, Global<float> memory) {
 #pragma unroll
   for (int n = 0; n < C::kColumnTiles; ++n)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) c.at[0][n][j] = load_written(memory + (i++ * kThreads + thread_index())) + c.at[0][n][j];
+    for (int j = 0; j < 4; ++j)
+      c.at[0][n][j] = load_written(memory + (i++ * kThreads + thread_index())) + c.at[0][n][j];
 }
 template <int kThreads, class C>
 MMK_DEVICE void save(const C& c, Global<float> memory) {

@@ -104,11 +104,22 @@ struct Weights {
         for (int i = 0; i < 4; ++i)
           word[m][k][i] = pack<T>(c.at[m][2 * k + i / 2][i % 2 * 2], c.at[m][2 * k + i / 2][i % 2 * 2 + 1]);
   }
+  /// The weight of column 8 tile + column, in the upper or lower row of this lane's pair of rows.
+  MMK_DEVICE float of_column(int m, int tile, int half, int column) const {
+    const uint32_t own = word[m][tile / 2][tile % 2 * 2 + half];
+    const uint32_t two = bits_as<uint32_t>(shuffle(bits_as<float>(own), lane_index() / 4 * 4 + column / 2));
+    return widen(T{static_cast<uint16_t>(column % 2 ? two >> 16 : two)});
+  }
 };
 template <class C>
 struct Weights<float, C> {
+  static constexpr int kRowTiles = C::kRowTiles;
   const C& c;
   MMK_DEVICE explicit Weights(const C& weights) : c(weights) {}
+  MMK_DEVICE float of_column(int m, int tile, int half, int column) const {
+    const float (&own)[4] = c.at[m][tile];
+    return shuffle(column % 2 ? own[2 * half + 1] : own[2 * half], lane_index() / 4 * 4 + column / 2);
+  }
 };
 
 template <class T>
@@ -128,9 +139,10 @@ MMK_DEVICE uint32_t finite_part(uint32_t word) {
 }
 
 /// c += weights b, where b holds a row for every column of the weights. With `kSums`, `sum` += the rows of the weights
-/// (narrowed, as the product sees them). With `kIsolate` a number of b that is not finite counts as 0: add_poison follows.
-template <bool kIsolate, bool kSums, class T, class W, class B, class C>
-MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (&sum)[C::kRowTiles][4]) {
+/// (narrowed, as the product sees them). Where it is to `isolate`, a number of b that is not finite counts as 0, and
+/// add_poison follows.
+template <bool kSums, class T, class W, class B, class C>
+MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (&sum)[C::kRowTiles][4], bool isolate) {
   static_assert(W::kColumnTiles * 8 == B::kRows && C::kColumnTiles * 8 == B::kColumns, "shapes of a product");
   const uint32_t lane = lane_index();
   if constexpr (sizeof(T) == 2) {
@@ -146,7 +158,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
       for (int n = 0; n < C::kColumnTiles / 2; ++n) {
         uint32_t right[4];
         load_matrices_transposed(right, (own ^ (n * 32)) + k * 16 * B::kRowBytes);
-        if constexpr (kIsolate) {
+        if (isolate) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) right[i] = finite_part<T>(right[i]);
         }
@@ -161,7 +173,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
     struct alignas(8) Two {
       float x[2];
     };
-    const uint32_t pair = lane % 4 * 2, quad = lane / 4 * 4;
+    const uint32_t pair = lane % 4 * 2;
 #pragma unroll
     for (int tile = 0; tile < W::kColumnTiles; ++tile) {
 #pragma unroll 2
@@ -170,18 +182,14 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
 #pragma unroll
         for (int m = 0; m < C::kRowTiles; ++m)
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const float (&own)[4] = weights.c.at[m][tile];
-            const float mine = column % 2 ? own[2 * half + 1] : own[2 * half];
-            weight[m][half] = shuffle(mine, static_cast<int>(quad) + column / 2);
-          }
+          for (int half = 0; half < 2; ++half) weight[m][half] = weights.of_column(m, tile, half, column);
 #pragma unroll
         for (int n = 0; n < C::kColumnTiles; ++n) {
           const Two right = load<Two>(b.element(8 * tile + column, 8 * n + pair));
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             const float number = right.x[j % 2];
-            const bool counts = !kIsolate || finite_bits<float>(bits_as<uint32_t>(number));
+            const bool counts = !isolate || finite_bits<float>(bits_as<uint32_t>(number));
 #pragma unroll
             for (int m = 0; m < C::kRowTiles; ++m) {
               const float more = fused(weight[m][j / 2], number, c.at[m][n][j]);
@@ -198,6 +206,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
 template <class B>
 MMK_DEVICE bool has_poison(B b) {
   uint32_t found = 0;
+#pragma unroll 2
   for (int i = lane_index(); i < B::kRows * B::kChunks; i += 32) {
     const Words<4> chunk = load<Words<4>>(b.at(i / B::kChunks, i % B::kChunks));
 #pragma unroll
@@ -206,22 +215,21 @@ MMK_DEVICE bool has_poison(B b) {
   return warp_or(found) != 0;
 }
 
-/// Adds what weights_by_rows<true> left out: for every pair that is not masked (a masked one has weight -0) the product
-/// of its weight with a number that is not finite.
+/// Adds what weights_by_rows left out when it isolated: for every pair that is not masked (a masked one has weight -0) the
+/// product of its weight with a number that is not finite.
 template <class W, class B, class C>
 MMK_DEVICE void add_poison(C& c, const W& weights, B b) {
   using T = typename B::T;
-  const uint32_t lane = lane_index(), pair = lane % 4 * 2, quad = lane / 4 * 4;
+  const uint32_t pair = lane_index() % 4 * 2;
 #pragma unroll
-  for (int tile = 0; tile < W::kColumnTiles; ++tile) {
+  for (int tile = 0; tile < B::kRows / 8; ++tile) {
+#pragma unroll 1
     for (int column = 0; column < 8; ++column) {
 #pragma unroll
       for (int m = 0; m < C::kRowTiles; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float (&own)[4] = weights.at[m][tile];
-          const float mine = column % 2 ? own[2 * half + 1] : own[2 * half];
-          const float weight = shuffle(mine, static_cast<int>(quad) + column / 2);
+          const float weight = weights.of_column(m, tile, half, column);
           const bool masked = bits_as<uint32_t>(weight) == 0x80000000u;
 #pragma unroll
           for (int n = 0; n < C::kColumnTiles; ++n) {

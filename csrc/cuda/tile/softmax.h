@@ -36,50 +36,57 @@ MMK_DEVICE float quad_sum(float x) {
   return x + shuffle_xor(x, 2);
 }
 
-/// Turns logits into weights exp(scale * logit - shift), moves the shift where it must and gives the factors of what was
-/// accumulated before. True, in every lane of the warp, where one of them is not 1. Masked logits are -inf; with `kMarked`
-/// their weights are -0 (add_poison asks).
+/// Moves the shifts to the maxima of new logits where they must. Where one of the warp's rows moved, `rescale` is called
+/// with the factors of what was accumulated before; that is rare, and the others pay nothing.
 ///
 /// With `kScaled` the logits are still to be multiplied by `scale` > 0, in the same step as the shift; without, they are
 /// finished, and may be as small as finfo.min: the difference comes first, for times log2(e) that would be -inf.
-template <bool kScaled, bool kMarked, bool kSums, class C>
-MMK_DEVICE bool softmax_step(C& logits, SoftmaxState<C::kRowTiles>& state, float scale,
-                             float (&factor)[2 * C::kRowTiles]) {
+template <bool kScaled, class C, class Rescale>
+MMK_DEVICE void move_shifts(const C& logits, SoftmaxState<C::kRowTiles>& state, float scale, const Rescale& rescale) {
   const float log2_scale = kScaled ? scale * kLog2E : kLog2E;
+  float moved[2 * C::kRowTiles];
   bool moves = false;
 #pragma unroll
   for (int r = 0; r < 2 * C::kRowTiles; ++r) {
-    float top = -INFINITY;
+    float top = logits.at[r / 2][0][r % 2 * 2];
 #pragma unroll
-    for (int n = 0; n < C::kColumnTiles; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) top = maximum(top, logits.at[r / 2][n][r % 2 * 2 + e]);
+    for (int i = 1; i < 2 * C::kColumnTiles; ++i) top = maximum(top, logits.at[r / 2][i / 2][r % 2 * 2 + i % 2]);
     top = quad_maximum(top);
-    const float before = state.shift[r];
-    const bool grows = (top - before) * log2_scale > kSlackLog2;  // a NaN, of two infinities, does not
-    state.shift[r] = grows ? top : before;
-    factor[r] = grows ? exp2_approx((before - top) * log2_scale) : 1.0f;
+    const bool grows = (top - state.shift[r]) * log2_scale > kSlackLog2;  // a NaN, of two infinities, does not
+    moved[r] = grows ? top : state.shift[r];
     moves = moves || grows;
   }
+  if (!warp_any(moves)) return;
+  float factor[2 * C::kRowTiles];
+#pragma unroll
+  for (int r = 0; r < 2 * C::kRowTiles; ++r) {
+    const float before = state.shift[r];
+    factor[r] = moved[r] == before ? 1.0f : exp2_approx((before - moved[r]) * log2_scale);
+    state.row_sum[r] *= factor[r];
+    state.shift[r] = moved[r];
+  }
+  rescale(factor);
+}
+
+/// Turns logits into weights exp(scale * logit - shift), and adds them to the rows' sums where `kSums`. Masked logits are
+/// -inf; with `kMarked` their weights are -0 (add_poison asks).
+template <bool kScaled, bool kMarked, bool kSums, class C>
+MMK_DEVICE void weigh(C& logits, SoftmaxState<C::kRowTiles>& state, float scale) {
+  const float log2_scale = kScaled ? scale * kLog2E : kLog2E;
 #pragma unroll
   for (int r = 0; r < 2 * C::kRowTiles; ++r) {
     const float shift = safe_shift(state.shift[r]), scaled_shift = shift * log2_scale;
     float sum = 0.0f;
 #pragma unroll
-    for (int n = 0; n < C::kColumnTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& x = logits.at[r / 2][n][r % 2 * 2 + e];
-        float weight =
-            kScaled ? exp2_approx(fused(x, log2_scale, -scaled_shift)) : exp2_approx((x - shift) * log2_scale);
-        if (kMarked) weight = x == -INFINITY ? -0.0f : weight;
-        x = weight;
-        if (kSums) sum += weight;
-      }
+    for (int i = 0; i < 2 * C::kColumnTiles; ++i) {
+      float& x = logits.at[r / 2][i / 2][r % 2 * 2 + i % 2];
+      float weight = kScaled ? exp2_approx(fused(x, log2_scale, -scaled_shift)) : exp2_approx((x - shift) * log2_scale);
+      if (kMarked) weight = x == -INFINITY ? -0.0f : weight;
+      x = weight;
+      if (kSums) sum += weight;
     }
-    if (kSums) state.row_sum[r] = fused(state.row_sum[r], factor[r], sum);
+    if (kSums) state.row_sum[r] += sum;
   }
-  return warp_any(moves);
 }
 
 /// Multiplies the rows of an accumulator.

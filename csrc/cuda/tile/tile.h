@@ -76,7 +76,7 @@ MMK_DEVICE void copy_rows(Tile tile, const Rows<typename Tile::T>& source, int64
   if (kWhole || source.whole_chunks) {
     const uint32_t stride = static_cast<uint32_t>(source.stride);
     const Global<const T> own = from + static_cast<int64_t>(own_row * stride);
-#pragma unroll
+#pragma unroll(kWhole ? kSteps : 1)
     for (int i = 0; i < kSteps; ++i) {
       const uint64_t down = static_cast<uint64_t>(stride) * static_cast<uint32_t>(i / kAcross * kDown);
       const bool inside = static_cast<int>(row_of(i)) < count && column_of(i) < source.dim;

@@ -17,15 +17,17 @@ void run_backward_kernels(Run& run, AttentionArrays& arrays) {
   namespace device = mmkernels::device;
   py::array_t<float> statistics(device::statistics_bytes(arrays.problem) / 4);
   float* const rows = static_cast<float*>(arrays.output("statistics", statistics));
-  device::for_each_backward_launch<Kernels, device::AttentionDelta<T>>(arrays.problem, [&](auto type, device::BackwardLaunch launch) {
-    using Kernel = typename decltype(type)::Type;
-    if (launch.blocks == 0) return;
-    py::array_t<float> scratch(launch.scratch_bytes / 4);
-    launch.call.statistics = rows;
-    launch.call.scratch = static_cast<float*>(arrays.output("scratch", scratch));
-    const mmkernels::AttentionBackwardCall& call = launch.call;
-    run.launch({static_cast<int>(launch.blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&] { Kernel(call).run(); });
-  });
+  device::for_each_backward_launch<Kernels, device::AttentionDelta<T>>(
+      arrays.problem, [&](auto type, device::BackwardLaunch launch) {
+        using Kernel = typename decltype(type)::Type;
+        if (launch.blocks == 0) return;
+        py::array_t<float> scratch(launch.scratch_bytes / 4);
+        launch.call.statistics = rows;
+        launch.call.scratch = static_cast<float*>(arrays.output("scratch", scratch));
+        const mmkernels::AttentionBackwardCall& call = launch.call;
+        run.launch({static_cast<int>(launch.blocks)}, Kernel::kThreads, Kernel::kSharedBytes,
+                   [&] { Kernel(call).run(); });
+      });
 }
 
 template <class T>
