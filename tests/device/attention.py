@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmkernels import backend as backends
-from mmkernels.layout import empty_like_query, unit_last_stride
+from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
 
@@ -66,8 +66,22 @@ class Emulated:
     def backward(
         self, grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-        """Not emulated."""
-        raise NotImplementedError("the emulator has no attention backward")
+        """Dense gradients of the needed ones; (0,) and [] for the others."""
+        call = readable(unmask_empty_rows(call))
+        query = empty_gradient(call.query) if needs[0] else None
+        keys = [empty_gradient(key) for key in call.keys] if needs[1] else []
+        values = [empty_gradient(value) for value in call.values] if needs[2] else []
+        bias = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in call.bias] if needs[3] else []
+        for grad in (*([query] if query is not None else []), *keys, *values, *bias):
+            grad.fill_(torch.nan if out.numel() else 0.0)  # what no thread writes shows
+        none = out.new_empty((0,))
+        if out.numel():
+            given = {"grad_out": array(unit_last_stride(grad_out)), "grad_lse": array(grad_lse)}
+            given |= {"out": array(unit_last_stride(out)), "lse": array(lse), "grad_query": array(query)}
+            given |= {"grad_keys": [array(grad) for grad in keys], "grad_values": [array(grad) for grad in values]}
+            given |= {"grad_bias": [array(grad) for grad in bias]}
+            self.emulator.attention_backward(self.emulator.Run(seed=self.seed), described(call) | given)
+        return none if query is None else query, keys, values, bias
 
 
 def described(call: Lowered) -> dict[str, Any]:

@@ -1,0 +1,308 @@
+// Gradients of keys and values, from what attention_delta.h left of every row.
+//
+//   s^T = k q^T    weight^T = exp(logit(s^T) - lse)    dP^T = v dO^T    dS^T = weight^T (dropped dP^T - delta)
+//   dv = dropped weight^T dO                           dk = scale dS^T q
+//
+// A block of threads has a tile of keys of one segment, batch entry and key head, each warp 16 of them, and walks the
+// tiles of kQueries queries that see some of its keys, of every head that reads them. The roles of the query pass are
+// exchanged: rows of a fragment are keys, columns are queries, so that both second products find their left operand in
+// the registers where it was made. k and v are in shared memory, and a ring of two pairs of q and dO tiles.
+//
+// Sums are made in chunks of kChunkRows rows of one head, and the chunks are added in order: of batch entries (where the
+// keys are broadcast along the batch), heads, rows. Sums so far rest in device memory. What the rows of a chunk see and
+// their statistics are put into shared memory at its start, where warps also find out which tiles to visit.
+//
+// Tiles that are not seen whole test every pair, as in the query pass.
+#pragma once
+
+#include "../tile/gradients.h"
+
+MMK_NAMESPACE_BEGIN
+
+/// The tile of keys of a block.
+struct KeyPlace {
+  Place at;  // of the present batch entry; head: the first that reads these keys
+  int segment, head, tile, last_batch;
+};
+
+/// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
+template <class T_, int kDim_, int kWarps_, int kQueries_, bool kGeneral_, bool kKey_, bool kValue_>
+struct AttentionBackwardKeys {
+  using T = T_;
+  static constexpr int kDim = kDim_, kWarps = kWarps_, kQueries = kQueries_, kThreads = 32 * kWarps,
+                       kRows = 16 * kWarps;
+  static constexpr bool kGeneral = kGeneral_, kKey = kKey_, kValue = kValue_;
+  static constexpr int kChunkRows = 256, kChunkTiles = kChunkRows / kQueries;
+
+  using KeyTile = Tile<T, kRows, kDim>;
+  using QueryTile = Tile<T, kQueries, kDim>;
+  using Pairs = Accumulator<1, kQueries / 8>;
+  using Gradient = Accumulator<1, kDim / 8>;
+
+  static constexpr int kRingBytes = 2 * KeyTile::kBytes + 4 * QueryTile::kBytes;
+  static constexpr int kStatisticsBytes = kRingBytes + 16 * kChunkRows;  // after what the rows see
+  static constexpr int kInfoBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kAddendStride = kQueries + 8;
+  static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
+  static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
+
+  const AttentionBackwardCall& call;
+  KeyPlace place;
+  int length, offset;  // of the segment
+  DropoutKey dropout;
+  bool dense_mask;
+  Shared memory;
+  Gradient grad_key, grad_value;
+
+  MMK_DEVICE explicit AttentionBackwardKeys(const AttentionBackwardCall& c) : call(c) {}
+
+  MMK_DEVICE KeyTile key() const { return {memory}; }
+  MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
+  MMK_DEVICE QueryTile query(int stage) const {
+    return {memory + (2 * KeyTile::kBytes + stage * 2 * QueryTile::kBytes)};
+  }
+  MMK_DEVICE QueryTile grad_out(int stage) const { return {query(stage).base + QueryTile::kBytes}; }
+  MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
+  MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
+  MMK_DEVICE Shared addend_at(int row, int column) const {
+    return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
+  }
+
+  /// False beyond the last tile.
+  MMK_DEVICE bool find_place() {
+    const AttentionProblem& p = call.problem;
+    int64_t index = block_index_x();
+    Place& at = place.at;
+    at = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
+    if (p.cu_k != nullptr) {
+      place.segment = 0;
+      place.head = static_cast<int>(index / call.tiles);
+      int tile = static_cast<int>(index % call.tiles);
+      for (;; ++at.batch) {
+        if (at.batch == p.batch) return false;
+        sequence_rows(p.cu_k, at.batch, p.len_k, at.key_first, at.len_k);
+        const int tiles = static_cast<int>(ceil_div(at.len_k, kRows));
+        if (tile < tiles) break;
+        tile -= tiles;
+      }
+      place.tile = tile;
+      sequence_rows(p.cu_q, at.batch, p.len_q, at.query_first, at.len_q);
+      place.last_batch = at.batch;
+    } else {
+      for (place.segment = 0;; ++place.segment) {
+        if (place.segment == p.num_segments) return false;
+        const Segment& segment = call.segments[place.segment];
+        const int64_t tiles = ceil_div(segment.length, kRows), batches = gradient_batches(segment);
+        if (index >= tiles * batches * p.heads_k) {
+          index -= tiles * batches * p.heads_k;
+          continue;
+        }
+        place.tile = static_cast<int>(index % tiles);
+        place.head = static_cast<int>(index / tiles % p.heads_k);
+        at.batch = static_cast<int>(index / tiles / p.heads_k);
+        place.last_batch = batches == 1 ? static_cast<int>(p.batch) - 1 : at.batch;
+        break;
+      }
+    }
+    length = segment_length(call, at, place.segment);
+    offset = static_cast<int>(call.segments[place.segment].offset);
+    return true;
+  }
+  /// Batch entries of the gradient; a launch that makes both has segments where they agree.
+  MMK_DEVICE int64_t gradient_batches(const Segment& segment) const {
+    return call.wants_key ? segment.key_batches : segment.value_batches;
+  }
+
+  /// The tiles of keys in the present batch entry.
+  MMK_DEVICE void begin() {
+    const AttentionProblem& p = call.problem;
+    const Segment& segment = call.segments[place.segment];
+    if constexpr (kGeneral) dropout = DropoutKey::of(p.dropout, place.at.batch);
+    const int first = place.tile * kRows, count = length - first;
+    const auto copy = [&](KeyTile tile, const TensorView& view, int64_t dim) {
+      const Global<const T> data = rows_of<T>(view, place.at.batch, place.head, place.at.key_first);
+      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+    };
+    copy(key(), segment.key, p.dim_qk);
+    if constexpr (kKey) copy(value(), segment.value, p.dim_v);
+  }
+
+  MMK_DEVICE void copy_tile(int stage, int first) const {
+    const AttentionProblem& p = call.problem;
+    const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
+      const Global<const T> data = rows_of<T>(view, place.at.batch, place.at.head, place.at.query_first);
+      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, place.at.len_q - first);
+    };
+    copy(query(stage), p.query, p.dim_qk);
+    copy(grad_out(stage), p.grad_out, p.dim_v);
+  }
+
+  /// Puts what the rows from `start` on see, and their statistics, into shared memory; which tiles some of them see
+  /// some of this block's keys from, and which tiles see all of them.
+  MMK_DEVICE Blocks look_at(int start) const {
+    const int first = place.tile * kRows, last = smaller(first + kRows, length);
+    Blocks own{0u, 0xffffffffu};
+    sync_block();  // those of the chunk before have been read
+#pragma unroll 1
+    for (int i = thread_index(); i < kChunkRows; i += kThreads) {
+      const QueryRow row{place.at.head, start + i, start + i < place.at.len_q};
+      const Interval sees = interval_of(call, place.at, place.segment, row, length);
+      store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
+      store(statistics_at(i), statistics_of(call, place.at, row));
+      const uint32_t tile = 1u << i / kQueries;
+      if (larger(sees.start, first) < smaller(sees.stop, last)) own.some |= tile;
+      if (sees.start > first || sees.stop < last) own.full &= ~tile;
+    }
+    if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
+    const Blocks all =
+        share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
+    if constexpr (kWarps == 1) sync_warp();
+    return all;
+  }
+
+  /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time.
+  MMK_DEVICE void stage_addends(int tile) const {
+    sync_warp();  // those of the tile before have been read
+    const int own = warp_index() * 16 + lane_index() % 16, local = place.tile * kRows + own;
+#pragma unroll 1
+    for (int column = lane_index() / 16; column < kQueries; column += 2) {
+      const SeenRow row = load<SeenRow>(info_at(tile * kQueries + column));
+      const RowBias bias = bias_of(call.problem, place.at.batch, row);
+      store(addend_at(own, column), addend_of(call.problem, dense_mask, place.at.batch, row, bias, offset, local));
+    }
+    sync_warp();
+  }
+
+  /// Weights and gradients of the lane's logits, in place.
+  template <bool kFull>
+  MMK_DEVICE void finish(Pairs& s, Pairs& dp, int start, int tile) const {
+    const AttentionProblem& p = call.problem;
+    const int group = lane_index() / 4, pair = lane_index() % 4 * 2, own = warp_index() * 16 + group;
+    uint32_t kept = 0xffffffffu;
+    if (kGeneral && p.dropout.active) {
+      const Dropout& d = p.dropout;
+      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(place.at.head + d.offset[1]),
+                                    start + tile * kQueries + d.offset[2],
+                                    offset + place.tile * kRows + warp_index() * 16 + d.offset[3]);
+    }
+#pragma unroll
+    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = 8 * n + pair + e;
+        const RowStatistics row = load<RowStatistics>(statistics_at(tile * kQueries + column));
+        Interval sees{};
+        if constexpr (!kFull && !kGeneral) sees = load<SeenRow>(info_at(tile * kQueries + column)).sees;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int local = place.tile * kRows + own + 8 * r, j = 2 * r + e;
+          float addend = 0.0f;
+          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(own + 8 * r, column));
+          const bool hidden = kGeneral ? addend == -INFINITY : local < sees.start || local >= sees.stop;
+          pair_step<kGeneral, !kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, hidden,
+                                      (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  template <bool kFull>
+  MMK_DEVICE void step(int stage, int start, int tile) {
+    Pairs s, dp;
+    if constexpr (kKey) {
+      rows_by_rows(dp, value(), warp_index() * 16, grad_out(stage));
+    } else {
+      dp.clear();
+    }
+    rows_by_rows(s, key(), warp_index() * 16, query(stage));
+    if constexpr (kGeneral && !kFull) stage_addends(tile);
+    finish<kFull>(s, dp, start, tile);
+    if constexpr (kValue) accumulate<!kFull>(grad_value, s, grad_out(stage));
+    if constexpr (kKey) accumulate<!kFull>(grad_key, dp, query(stage));
+  }
+
+  /// The tiles of the rows from `start` on of one head; false where none of them sees any of the keys.
+  MMK_DEVICE bool chunk(int start) {
+    const Blocks all = look_at(start);
+    uint32_t left = all.some;
+    if (left == 0) return false;
+    grad_key.clear();
+    grad_value.clear();
+    copy_tile(0, start + lowest_bit(left) * kQueries);
+    commit_copies();
+    for (int stage = 0; left != 0; stage ^= 1) {
+      wait_copies<0>();
+      sync_block();
+      const uint32_t bit = left & -left;
+      const int tile = lowest_bit(left);
+      left ^= bit;
+      if (left != 0) copy_tile(stage ^ 1, start + lowest_bit(left) * kQueries);
+      commit_copies();
+      if ((all.full & bit) != 0) {
+        step<true>(stage, start, tile);
+      } else {
+        step<false>(stage, start, tile);
+      }
+    }
+    return true;
+  }
+
+  MMK_DEVICE void write(const Gradient& gradient, const TensorView& view, int64_t batches, int64_t dim,
+                        float by) const {
+    if (view.data == nullptr) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = place.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
+      if (row >= length) continue;
+      const int64_t batch = batches == 1 ? 0 : place.at.batch;
+      const int64_t at = batch * view.batch + place.head * view.head + (place.at.key_first + row) * view.row;
+      write_row(gradient, r, global<T>(view.data) + at, static_cast<int>(dim), by);
+    }
+  }
+
+  MMK_DEVICE void run() {
+    const AttentionProblem& p = call.problem;
+    memory = shared_memory();
+    if (!find_place()) return;
+    const Global<float> rest_key =
+        global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(block_index_x()) * kStateNumbers;
+    const Global<float> rest_value = rest_key + (kKey ? kThreads * kDim / 2 : 0);
+    if constexpr (kGeneral) dense_mask = has_dense_mask(p.mask);
+    const int group = static_cast<int>(p.heads_q / p.heads_k);
+    bool some = false;
+    grad_key.clear();
+    grad_value.clear();
+    for (;; ++place.at.batch) {
+      begin();
+      for (int member = 0; member < group; ++member) {
+        place.at.head = place.head * group + member;
+        for (int start = 0; start < place.at.len_q; start += kChunkRows) {
+          if (!chunk(start) || call.scratch == nullptr) continue;
+          if constexpr (kKey) {
+            if (some) add_saved<kThreads>(grad_key, rest_key);
+            save<kThreads>(grad_key, rest_key);
+          }
+          if constexpr (kValue) {
+            if (some) add_saved<kThreads>(grad_value, rest_value);
+            save<kThreads>(grad_value, rest_value);
+          }
+          some = true;
+        }
+      }
+      commit_copies();
+      wait_copies<0>();
+      if (place.at.batch >= place.last_batch) break;
+      sync_block();  // this entry's tiles have been read
+    }
+    const Segment& segment = call.segments[place.segment];
+    if constexpr (kKey) {
+      if (call.wants_key) write(grad_key, segment.grad_key, segment.key_batches, p.dim_qk, p.scale);
+    }
+    if constexpr (kValue) {
+      const float kept = kGeneral && p.dropout.active ? p.dropout.keep_scale : 1.0f;
+      if (call.wants_value) write(grad_value, segment.grad_value, segment.value_batches, p.dim_v, kept);
+    }
+  }
+};
+
+MMK_NAMESPACE_END

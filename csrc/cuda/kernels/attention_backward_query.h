@@ -1,0 +1,265 @@
+// Gradient of the query (Dao et al., "FlashAttention-2", 2023), from what attention_delta.h left of every row.
+//
+//   s = q k^T    weight = exp(logit(s) - lse)    dP = dO v^T    dS = weight (dropped dP - delta)    dq = scale dS k
+//
+// A block of threads has a tile of query rows, each warp 16 of them, and walks the blocks of kKeys keys that some row
+// sees. q and dO are in shared memory, and a ring of two pairs of key and value tiles, as in the forward; logits,
+// gradients of logits and dq stay in registers: dS is the left operand of its product where it lies.
+//
+// dq is a sum over the keys of a chunk in order, and chunks are added in order, those before resting in device memory. A
+// query that is broadcast along the batch is summed over it by its own block, in order.
+//
+// Blocks that are not seen whole test every pair: a hidden one has -0 for its gradient, whatever dO, v or the bias hold
+// there, and keys with a NaN or infinity are kept from the rows that do not see them (product.h, add_poison).
+#pragma once
+
+#include "../tile/gradients.h"
+
+MMK_NAMESPACE_BEGIN
+
+/// kGeneral: with softcap, bias, dense mask, dropout, or a scale that is not positive.
+template <class T_, int kDim_, int kWarps_, int kKeys_, bool kGeneral_>
+struct AttentionBackwardQuery {
+  using T = T_;
+  static constexpr int kDim = kDim_, kWarps = kWarps_, kKeys = kKeys_, kThreads = 32 * kWarps, kRows = 16 * kWarps;
+  static constexpr bool kGeneral = kGeneral_;
+  static constexpr int kChunkBlocks = 1024 / kKeys < 32 ? 1024 / kKeys : 32, kChunkKeys = kChunkBlocks * kKeys;
+
+  using QueryTile = Tile<T, kRows, kDim>;
+  using KeyTile = Tile<T, kKeys, kDim>;
+  using Pairs = Accumulator<1, kKeys / 8>;
+  using Gradient = Accumulator<1, kDim / 8>;
+
+  static constexpr int kRingBytes = 2 * QueryTile::kBytes + 4 * KeyTile::kBytes;
+  static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kAddendStride = kKeys + 8;  // so that the 8 rows of a fragment lie in different banks
+  static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
+  static constexpr int kStateNumbers = kThreads * kDim / 2;
+
+  const AttentionBackwardCall& call;
+  Place place;
+  DropoutKey dropout;
+  bool dense_mask;
+  Shared memory;
+  RowStatistics statistics[2];
+  Gradient gradient;
+
+  MMK_DEVICE explicit AttentionBackwardQuery(const AttentionBackwardCall& c) : call(c) {}
+
+  MMK_DEVICE static int row_in_tile(int r) { return warp_index() * 16 + r * 8 + lane_index() / 4; }
+
+  MMK_DEVICE QueryTile query() const { return {memory}; }
+  MMK_DEVICE QueryTile grad_out() const { return {memory + QueryTile::kBytes}; }
+  MMK_DEVICE KeyTile key(int stage) const { return {memory + (2 * QueryTile::kBytes + stage * 2 * KeyTile::kBytes)}; }
+  MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
+  MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
+  MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(row_in_tile(r))); }
+  MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
+  MMK_DEVICE Shared addend_at(int row, int column) const {
+    return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
+  }
+
+  /// The tiles of this block's rows in the present batch entry.
+  MMK_DEVICE void copy_queries() const {
+    const AttentionProblem& p = call.problem;
+    const int first = place.tile * kRows, count = place.len_q - first;
+    const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
+      const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
+      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+    };
+    copy(query(), p.query, p.dim_qk);
+    copy(grad_out(), p.grad_out, p.dim_v);
+  }
+
+  /// The same, and what else the rows need.
+  MMK_DEVICE void begin() {
+    if constexpr (kGeneral) dropout = DropoutKey::of(call.problem.dropout, place.batch);
+    copy_queries();
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
+  }
+
+  struct Source {
+    Rows<T> keys, values;
+    int length, offset;
+  };
+  MMK_DEVICE Source source_of(int s) const {
+    const AttentionProblem& p = call.problem;
+    const Segment& segment = call.segments[s];
+    const int head = place.head / static_cast<int>(p.heads_q / p.heads_k);
+    return {Rows<T>::of(rows_of<T>(segment.key, place.batch, head, place.key_first), segment.key.row, p.dim_qk),
+            Rows<T>::of(rows_of<T>(segment.value, place.batch, head, place.key_first), segment.value.row, p.dim_v),
+            segment_length(call, place, s), static_cast<int>(segment.offset)};
+  }
+  MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
+    copy_rows<kThreads, false>(key(stage), source.keys, first, source.length - first);
+    copy_rows<kThreads, false>(value(stage), source.values, first, source.length - first);
+  }
+
+  /// What the rows of this warp see of segment s.
+  MMK_DEVICE void look_at(int s, const Source& source) const {
+    sync_warp();  // what was there has been read
+    if (lane_index() < 16) {
+      const int own = warp_index() * 16 + lane_index();
+      const QueryRow row = query_row(call, place, place.tile * kRows + own);
+      store(info_at(own),
+            SeenRow{row.inside ? row.head : -1, row.query, interval_of(call, place, s, row, source.length)});
+    }
+    sync_warp();
+  }
+
+  /// Bias and mask of this warp's pairs in the block at key `first`, read along the keys, as they lie in memory.
+  MMK_DEVICE void stage_addends(const Source& source, int first) const {
+    sync_warp();  // those of the block before have been read
+#pragma unroll 1
+    for (int row_number = warp_index() * 16; row_number < warp_index() * 16 + 16; ++row_number) {
+      const SeenRow row = load<SeenRow>(info_at(row_number));
+      const RowBias bias = bias_of(call.problem, place.batch, row);
+#pragma unroll 1
+      for (int column = lane_index(); column < kKeys; column += 32)
+        store(addend_at(row_number, column),
+              addend_of(call.problem, dense_mask, place.batch, row, bias, source.offset, first + column));
+    }
+    sync_warp();
+  }
+
+  /// Whether some row of the block sees some of the keys from `first` on; the same answer in every thread.
+  MMK_DEVICE bool block_sees(int first) const {
+    Blocks own{0u, 0u};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SeenRow row = info(r);
+      own.some |= blocks_of<kKeys>(row.sees, row.exists(), first).some & 1u;
+    }
+    return share_blocks<kWarps>({warp_or(own.some), 0u}, words()).some != 0;
+  }
+
+  /// Weights and gradients of the lane's logits, in place; `kSlope`: see pair_step.
+  template <bool kFull, bool kSlope>
+  MMK_DEVICE void finish(Pairs& s, Pairs& dp, const Source& source, int first) const {
+    const AttentionProblem& p = call.problem;
+    const int pair = lane_index() % 4 * 2;
+    uint32_t kept = 0xffffffffu;
+    if (kGeneral && p.dropout.active) {
+      const Dropout& d = p.dropout;
+      const auto dropout_row = [&](int r) {
+        const SeenRow row = info(r);
+        return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]),
+                          static_cast<uint32_t>(row.query + d.offset[2])};
+      };
+      kept = kept_of_rows<Pairs>(dropout, dropout_row(0), dropout_row(1), source.offset + first + d.offset[3]);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      Interval sees{};
+      if constexpr (!kFull && !kGeneral) sees = info(r).sees;
+#pragma unroll
+      for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int column = 8 * n + pair + e, j = 2 * r + e;
+          float addend = 0.0f;
+          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(row_in_tile(r), column));
+          const bool hidden =
+              kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
+          pair_step<kGeneral, !kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
+                                              (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  template <bool kFull>
+  MMK_DEVICE void step(const Source& source, int stage, int first) {
+    Pairs s, dp;
+    rows_by_rows(dp, grad_out(), warp_index() * 16, value(stage));
+    rows_by_rows(s, query(), warp_index() * 16, key(stage));
+    if constexpr (kGeneral && !kFull) stage_addends(source, first);
+    finish<kFull, true>(s, dp, source, first);
+    accumulate<!kFull>(gradient, dp, key(stage));
+  }
+
+  /// The blocks of a chunk that starts at key `start` of its segment; false where no row sees any.
+  MMK_DEVICE bool chunk(const Source& source, int start) {
+    Blocks own{0u, 0xffffffffu};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SeenRow row = info(r);
+      const Blocks blocks = blocks_of<kKeys>(row.sees, row.exists(), start);
+      own.some |= blocks.some;
+      own.full &= blocks.full;
+    }
+    if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
+    own = {warp_or(own.some), warp_and(own.full)};
+    const Blocks all = share_blocks<kWarps>(own, words());
+    uint32_t left = all.some & block_bits(0, kChunkBlocks);
+    if (left == 0) return false;
+
+    gradient.clear();
+    if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
+    copy_block(source, 0, start + lowest_bit(left) * kKeys);
+    commit_copies();
+    for (int stage = 0; left != 0; stage ^= 1) {
+      wait_copies<0>();
+      sync_block();
+      const uint32_t bit = left & -left;
+      const int first = start + lowest_bit(left) * kKeys;
+      left ^= bit;
+      if (left != 0) copy_block(source, stage ^ 1, start + lowest_bit(left) * kKeys);
+      commit_copies();
+      if ((all.full & bit) != 0) {
+        step<true>(source, stage, first);
+      } else if ((own.some & bit) != 0) {
+        step<false>(source, stage, first);
+      }
+    }
+    return true;
+  }
+
+  MMK_DEVICE void end() const {
+    const AttentionProblem& p = call.problem;
+    const TensorView& view = p.grad_query;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const QueryRow row = query_row(call, place, place.tile * kRows + row_in_tile(r));
+      if (!row.inside) continue;
+      const int64_t batch = p.query_batches == 1 ? 0 : place.batch;
+      const int64_t at = batch * view.batch + row.head * view.head + (place.query_first + row.query) * view.row;
+      write_row(gradient, r, global<T>(view.data) + at, static_cast<int>(p.dim_qk), p.scale);
+    }
+  }
+
+  MMK_DEVICE void run() {
+    memory = shared_memory();
+    place = query_place(call, kRows, 1);
+    if (!place.inside) return;
+    const AttentionProblem& p = call.problem;
+    const Global<float> rest =
+        global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(block_index_x()) * kStateNumbers;
+    if constexpr (kGeneral) dense_mask = has_dense_mask(p.mask);
+    const int last = p.cu_q == nullptr && p.query_batches == 1 ? static_cast<int>(p.batch) - 1 : place.batch;
+    bool some = false;
+    gradient.clear();
+    for (;; ++place.batch) {
+      begin();
+      for (int s = 0; s < p.num_segments; ++s) {
+        const Source source = source_of(s);
+        look_at(s, source);
+        for (int start = 0; start < source.length; start += kChunkKeys) {
+          if (!chunk(source, start) || call.scratch == nullptr) continue;
+          if (some) add_saved<kThreads>(gradient, rest);
+          some = true;
+          save<kThreads>(gradient, rest);
+        }
+      }
+      commit_copies();
+      wait_copies<0>();
+      if (place.batch >= last) break;
+      sync_block();  // this entry's tiles have been read
+    }
+    end();
+  }
+};
+
+MMK_NAMESPACE_END

@@ -1,0 +1,5 @@
+#include "attention_backward_entry.h"
+
+MMK_NAMESPACE_BEGIN
+void serve_backward_64(BackwardRequest& request) { serve_backward_dim<64>(request); }
+MMK_NAMESPACE_END

@@ -1,0 +1,170 @@
+// From the products s = q k and dP = dO v of a lane's pairs to the weights and the gradients of the logits:
+//
+//   x = softcap tanh(scale s / softcap) + addend       weight = exp(x - shift) factor
+//   gradient = weight (dropped dP - delta) (1 - tanh^2)
+//
+// The same text for accumulators whose rows are queries and for those whose columns are. What a lane knows of its pairs in
+// bits has bit 4 n + j for number j of column tile n (product.h).
+#pragma once
+
+#include "gradient_call.h"
+#include "scores.h"
+#include "softmax.h"
+
+MMK_NAMESPACE_BEGIN
+
+/// A query row in shared memory, and what it sees of the present segment.
+struct alignas(16) SeenRow {
+  int head, query;  // head -1: no such row
+  Interval sees;
+
+  MMK_DEVICE bool exists() const { return head >= 0; }
+};
+
+/// Whether the call's dense mask is to be read.
+MMK_DEVICE bool has_dense_mask(const MaskView& m) {
+  return m.visible != nullptr && (m.exact == nullptr || load(global<uint8_t>(static_cast<const void*>(m.exact))) == 0);
+}
+
+/// What is added to the logit of a row and key `local` of a segment that starts at key `offset`: -inf where masked.
+MMK_DEVICE float addend_of(const AttentionProblem& p, bool dense_mask, int batch, const SeenRow& row,
+                           const RowBias& bias, int offset, int local) {
+  if (local < row.sees.start || local >= row.sees.stop) return -INFINITY;
+  const int key = offset + local;
+  if (dense_mask) {
+    const int64_t (&stride)[4] = p.mask.visible_stride;
+    const int64_t at = batch * stride[0] + row.head * stride[1] + row.query * stride[2] + key * stride[3];
+    if (load(global<uint8_t>(static_cast<const void*>(p.mask.visible)) + at) == 0) return -INFINITY;
+  }
+  return p.bias.kind == BiasKind::kNone ? 0.0f : bias_at(p.bias, bias, key);
+}
+MMK_DEVICE RowBias bias_of(const AttentionProblem& p, int batch, const SeenRow& row) {
+  if (p.bias.kind == BiasKind::kNone || !row.exists()) return {};
+  return row_bias(p.bias, batch, row.head, row.query);
+}
+
+/// The logit of a product with a key, before the addend, and its derivative by the scaled product.
+struct Capped {
+  float logit, slope;
+};
+MMK_DEVICE Capped capped(const AttentionProblem& p, float s) {
+  const float x = s * p.scale;
+  if (p.softcap == 0.0f) return {x, 1.0f};
+  const float t = LaneOps<float>::hyperbolic_tangent(x / p.softcap);
+  return {p.softcap * t, fused(-t, t, 1.0f)};
+}
+
+/// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product scale s, or,
+/// without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
+template <bool kGeneral, bool kMasked, bool kSlope = true>
+MMK_DEVICE void pair_step(const AttentionProblem& p, float& s, float& dp, const RowStatistics& row, float addend,
+                          bool hidden, bool kept) {
+  float weight, dropped = dp, slope = 1.0f;
+  if constexpr (kGeneral) {
+    const Capped x = capped(p, s);
+    slope = x.slope;
+    weight = exp2_approx((x.logit + addend - row.shift) * kLog2E) * row.factor;
+    if (p.dropout.active) dropped = kept ? dp * p.dropout.keep_scale : 0.0f;
+  } else {
+    weight = exp2_approx(fused(s, p.scale * kLog2E, -row.shift * kLog2E));
+  }
+  float gradient = weight * (dropped - row.delta);
+  if constexpr (kGeneral && kSlope) gradient *= slope;
+  s = !kGeneral || kept ? weight : 0.0f;
+  dp = kMasked ? gradient + 0.0f : gradient;  // -0 becomes 0
+  if (kMasked && hidden) s = dp = -0.0f;
+}
+
+/// The kept pairs of an accumulator whose rows are queries: `upper` and `lower`, against keys from `key` on.
+template <class C>
+MMK_DEVICE uint32_t kept_of_rows(const DropoutKey& d, DropoutRow upper, DropoutRow lower, int64_t key) {
+  uint32_t bits = 0;
+  const int pair = lane_index() % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < C::kColumnTiles; ++n) {
+    const Kept kept = kept_pairs(d, upper, lower, static_cast<uint32_t>(key + 8 * n + pair), key % 4 == 0);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) bits |= static_cast<uint32_t>(kept.at[j]) << (4 * n + j);
+  }
+  return bits;
+}
+
+/// The same where rows are keys, from `key` on (that of the warp's first row), and columns are queries from `query` on. Four
+/// neighbouring keys share a Philox block, and four lanes have them: each makes one of the four blocks of their two octets
+/// of keys and two queries, and they tell one another which of its words are kept.
+template <class C>
+MMK_DEVICE uint32_t kept_of_columns(const DropoutKey& d, uint32_t head, int64_t query, int64_t key) {
+  uint32_t bits = 0;
+  const uint32_t lane = lane_index(), pair = lane % 4 * 2, group = lane / 4, member = group % 4;
+#pragma unroll 1
+  for (int n = 0; n < C::kColumnTiles; ++n) {
+    const uint32_t first = static_cast<uint32_t>(query) + 8 * n + pair;
+    uint32_t own = 0;
+    if (key % 4 == 0) {
+      const uint32_t row = group + member / 2 * 8;
+      const PhiloxBlock<uint32_t> block = d.block(head, first + member % 2, static_cast<uint32_t>(key) + row);
+      uint32_t kept = 0;
+#pragma unroll
+      for (int word = 0; word < 4; ++word)
+        kept |= static_cast<uint32_t>(block.word[word] >= d.threshold) << (4 * member + word);
+      kept |= shuffle_xor(kept, 4);
+      kept |= shuffle_xor(kept, 8);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) own |= (kept >> (4 * j + member) & 1) << j;
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const uint32_t at = static_cast<uint32_t>(key) + group + j / 2 * 8;
+        const PhiloxBlock<uint32_t> block = d.block(head, first + j % 2, at);
+        const uint32_t low = at % 2 ? block.word[1] : block.word[0], high = at % 2 ? block.word[3] : block.word[2];
+        own |= static_cast<uint32_t>((at % 4 / 2 ? high : low) >= d.threshold) << j;
+      }
+    }
+    bits |= own << (4 * n);
+  }
+  return bits;
+}
+
+/// c += weights b; `kMasked`: numbers of b that are not finite reach only the rows whose pair is not hidden (weight -0).
+template <bool kMasked, class W, class B, class C>
+MMK_DEVICE void accumulate(C& c, const W& weights, B b) {
+  const Weights<typename B::T, W> narrowed(weights);
+  float no_sums[C::kRowTiles][4];
+  const bool poisoned = kMasked && has_poison(b);
+  weights_by_rows<false>(c, narrowed, b, no_sums, poisoned);
+  if (poisoned) add_poison(c, narrowed, b);
+}
+
+/// Sums that rest in device memory between chunks, each number where its own thread put it.
+template <int kThreads, class C>
+MMK_DEVICE void add_saved(C& c, Global<float> memory) {
+  int i = 0;
+#pragma unroll
+  for (int n = 0; n < C::kColumnTiles; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      c.at[0][n][j] = load_written(memory + (i++ * kThreads + thread_index())) + c.at[0][n][j];
+}
+template <int kThreads, class C>
+MMK_DEVICE void save(const C& c, Global<float> memory) {
+  int i = 0;
+#pragma unroll
+  for (int n = 0; n < C::kColumnTiles; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) store(memory + (i++ * kThreads + thread_index()), c.at[0][n][j]);
+}
+
+/// Row r of the lane's two, times `by`, to the `dim` elements from `to` on.
+template <class T, class C>
+MMK_DEVICE void write_row(const C& c, int r, Global<T> to, int dim, float by) {
+  const int pair = lane_index() % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < C::kColumnTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int column = 8 * n + pair + e;
+      if (column < dim) store(to + column, narrow<T>(c.at[0][n][2 * r + e] * by));
+    }
+}
+
+MMK_NAMESPACE_END
