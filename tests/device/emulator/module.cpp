@@ -76,5 +76,6 @@ PYBIND11_MODULE(mmk_emulator, module) {
   bind_primitives(module);
   bind_planted(module);
   bind_attention(module);
+  bind_contrastive(module);
   bind_tile_product(module);
 }

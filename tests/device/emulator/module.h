@@ -8,6 +8,7 @@ namespace emulator {
 void bind_primitives(pybind11::module_& module);
 void bind_planted(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
+void bind_contrastive(pybind11::module_& module);
 void bind_tile_product(pybind11::module_& module);
 
 }  // namespace emulator
