@@ -9,6 +9,7 @@
 
 namespace mmkernels {
 namespace device {
+namespace {
 
 struct TileProduct {
   const void *a, *b;
@@ -78,6 +79,7 @@ MMK_DEVICE void tile_product(const TileProduct& call) {
   wait_copies<0>();
 }
 
+}  // namespace
 }  // namespace device
 }  // namespace mmkernels
 

@@ -131,7 +131,7 @@ void Machine::check_shared_write(uint32_t address, uint32_t bytes, bool in_fligh
 }
 
 void Machine::shared_read(void* to, uint32_t address, uint32_t bytes, Site site) {
-  step();
+  step(site);
   const char* from = check_shared(address, bytes, "load", site);
   check_shared_read(address, bytes, false, site);
   if (options_.banks) banks_.record(current->warp->index, current->lane, Access::kLoad, address, bytes, site);
@@ -140,7 +140,7 @@ void Machine::shared_read(void* to, uint32_t address, uint32_t bytes, Site site)
 }
 
 void Machine::shared_write(uint32_t address, const void* from, uint32_t bytes, Site site) {
-  step();
+  step(site);
   char* to = check_shared(address, bytes, "store", site);
   check_shared_write(address, bytes, false, site);
   if (options_.banks) banks_.record(current->warp->index, current->lane, Access::kStore, address, bytes, site);
@@ -149,7 +149,7 @@ void Machine::shared_write(uint32_t address, const void* from, uint32_t bytes, S
 }
 
 void Machine::check_row(uint32_t address, Site site) {
-  step();
+  step(site);
   check_shared(address, 16, "row", site);
 }
 
@@ -186,7 +186,6 @@ Translated Machine::check_global(const void* address, uint32_t bytes, bool write
   return place;
 }
 
-/// `cached`: through the cache that is right only for what no thread of the launch writes.
 void Machine::check_global_read(const Translated& from, uint32_t bytes, bool cached, Site site) {
   if (!options_.races) return;
   Region& region = arrays.region(*from.array);
@@ -224,16 +223,16 @@ void Machine::check_global_write(const Translated& to, const void* value, uint32
   });
 }
 
-void Machine::global_read(void* to, const void* address, uint32_t bytes, Site site) {
-  step();
+void Machine::global_read(void* to, const void* address, uint32_t bytes, Site site, bool cached) {
+  step(site);
   const Translated from = check_global(address, bytes, false, site);
-  check_global_read(from, bytes, true, site);
+  check_global_read(from, bytes, cached, site);
   stats_->global_bytes_read += bytes;
   std::memcpy(to, from.real, bytes);
 }
 
 void Machine::global_write(void* address, const void* from, uint32_t bytes, Site site) {
-  step();
+  step(site);
   const Translated to = check_global(address, bytes, true, site);
   check_global_write(to, from, bytes, site);
   stats_->global_bytes_written += bytes;
@@ -243,7 +242,7 @@ void Machine::global_write(void* address, const void* from, uint32_t bytes, Site
 // ---- asynchronous copies ----
 
 void Machine::copy_async(uint32_t to, const void* from, bool inside, Site site) {
-  step();
+  step(site);
   Copies& copies = current->copies;
   if (Copy* copy = copies.stray(random_)) land(*copy);
   char* place = check_shared(to, 16, "copy", site);

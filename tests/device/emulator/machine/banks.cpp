@@ -9,17 +9,20 @@ constexpr int kLanes = 32, kBanks = 32;
 
 /// Different words in the busiest bank, less the one that is free.
 uint32_t extra_cycles(const std::array<uint32_t, 32>& address, uint32_t lanes, uint32_t bytes, int first, int last) {
-  std::vector<uint32_t> bank[kBanks];
-  size_t busiest = 1;
+  uint32_t words[kBanks][kLanes];
+  uint32_t count[kBanks] = {};
+  uint32_t busiest = 1;
   for (int lane = first; lane < last; ++lane) {
     if (!(lanes >> lane & 1)) continue;
     for (uint32_t word = address[lane] / 4; word <= (address[lane] + bytes - 1) / 4; ++word) {
-      std::vector<uint32_t>& words = bank[word % kBanks];
-      if (std::find(words.begin(), words.end(), word) == words.end()) words.push_back(word);
-      busiest = std::max(busiest, words.size());
+      const uint32_t bank = word % kBanks;
+      uint32_t* end = words[bank] + count[bank];
+      if (std::find(words[bank], end, word) != end) continue;
+      *end = word;
+      busiest = std::max(busiest, ++count[bank]);
     }
   }
-  return static_cast<uint32_t>(busiest - 1);
+  return busiest - 1;
 }
 
 }  // namespace

@@ -9,8 +9,8 @@ Machine machine;
 
 namespace {
 
-constexpr uint32_t kAccessesBetweenPauses = 2000;     // at most
-constexpr uint64_t kPausesWithoutProgress = 100'000;  // some 10^8 accesses
+constexpr uint32_t kAccessesBetweenPauses = 2000;    // at most
+constexpr uint64_t kPausesWithoutProgress = 10'000;  // some 10^7 accesses
 
 const char* name_of(Op op) {
   switch (op) {
@@ -177,10 +177,10 @@ void Machine::wait(Op op, Site site) {
   next(false);
 }
 
-void Machine::pause() {
+void Machine::pause(Site site) {
   until_pause_ = 1 + random_.below(kAccessesBetweenPauses);
   if (++pauses_without_progress_ > kPausesWithoutProgress) {
-    stop("deadlock", "threads read and write without end, and none comes to a collective; " + who_waits(), {});
+    stop("deadlock", "threads read and write without end, and none comes to a collective; " + who_waits(), site);
   }
   ready(*current);
   next(false);

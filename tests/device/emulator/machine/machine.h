@@ -99,7 +99,8 @@ class Machine {
   uint32_t shared_base() const { return shared_base_; }
   void shared_read(void* to, uint32_t address, uint32_t bytes, Site site);
   void shared_write(uint32_t address, const void* from, uint32_t bytes, Site site);
-  void global_read(void* to, const void* address, uint32_t bytes, Site site);
+  /// `cached`: through the cache that is right only for what no thread of the launch writes.
+  void global_read(void* to, const void* address, uint32_t bytes, Site site, bool cached = true);
   void global_write(void* address, const void* from, uint32_t bytes, Site site);
   /// ldmatrix: a lane's row is checked when the lane arrives; all lanes read all rows.
   void check_row(uint32_t address, Site site);
@@ -121,10 +122,10 @@ class Machine {
   void ready(Thread& thread) { ready_.push_back(thread.index); }
   void next(bool ends);
   void wait(Op op, Site site);
-  void step() {
-    if (--until_pause_ == 0) pause();
+  void step(Site site) {
+    if (--until_pause_ == 0) pause(site);
   }
-  void pause();
+  void pause(Site site);
   bool arrive(Op op, void* mine, Site site);
   void release();
   void end_thread();

@@ -48,7 +48,7 @@ MMK_DEVICE T load(Global<const T> from, emulator::Site site = emulator::here()) 
 
 MMK_DEVICE float load_written(Global<float> from, emulator::Site site = emulator::here()) {
   float value;
-  emulator::machine.global_read(&value, from.pointer, sizeof(float), site);
+  emulator::machine.global_read(&value, from.pointer, sizeof(float), site, false);
   return value;
 }
 
