@@ -1,4 +1,4 @@
-"""The CUDA contrastive_loss kernels as a backend on CPU tensors: the emulator (docs/kernels/emulator.md) in the GPU's place.
+"""The CUDA contrastive_loss kernels on CPU tensors: the emulator (docs/kernels/emulator.md) in the GPU's place.
 
 `emulated(emulator)` puts it where the "cuda" backend stands, so that the public function, and with it the checks of
 tests/contrastive, run on it unchanged.
