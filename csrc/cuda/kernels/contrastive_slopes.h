@@ -24,8 +24,10 @@ struct SlopesOfTile : Tile_ {
   using Base::kColumns, Base::kLaneRows, Base::kRows, Base::kThreads;
   using Store = Tile<T, kRows, kColumns>;
   static constexpr int kColumnTiles = kColumns / 8, kSumBytes = 2 * 8 * (kThreads + 16);
+  static constexpr int kSideNumbers = 5, kSideBytes = 4 * kSideNumbers * kColumns;
   static constexpr int kSharedBytes = Base::kRingBytes;
-  static_assert(Store::kBytes <= kSharedBytes && kSumBytes <= kSharedBytes, "both take the place of the ring");
+  static_assert(larger(larger(kSumBytes, kSideBytes), Store::kBytes) <= kSharedBytes,
+                "they take the place of the ring");
 
   double with_dot, alone;
 
@@ -33,6 +35,7 @@ struct SlopesOfTile : Tile_ {
 
   MMK_DEVICE void run() {
     Base::multiply();
+    Base::find_positives();
     if constexpr (kSigmoid) {
       sigmoid_slopes();
     } else {
@@ -52,35 +55,58 @@ struct SlopesOfTile : Tile_ {
             call.problem.levels ? number_at(side.level, i) : 0.0f};
   }
 
+  /// The columns' numbers wait in shared memory: number i of two neighbours, from an even column on.
+  struct alignas(8) Two {
+    float x[2];
+  };
+  MMK_DEVICE Shared column_number(int i, int column) const { return memory + 4 * (i * kColumns + column); }
+  MMK_DEVICE void stage_columns() const {
+    for (int c = thread_index(); c < kColumns; c += kThreads) {
+      const Side side = side_at(call.problem.column_side, Base::column_first + c, c < Base::columns);
+      const float numbers[] = {side.maximum, side.log_sum, side.grad, side.hit, side.level};
+#pragma unroll
+      for (int i = 0; i < kSideNumbers; ++i) store(column_number(i, c), numbers[i]);
+    }
+    sync_block();
+  }
+
   MMK_DEVICE void softmax_slopes() {
-    const ContrastiveProblem& p = call.problem;
     const float scale = call_scale(call);
+    const bool levels = call.problem.levels;
+    Side row[kLaneRows];
+    float row_with_dot[kLaneRows] = {}, row_alone[kLaneRows] = {};
+    stage_columns();
 #pragma unroll
-    for (int r = 0; r < kLaneRows; ++r) {
-      const Side row = side_at(p.row_side, Base::row_first + row_of(r), row_of(r) < Base::rows);
-      const int target = Base::has_matrix() ? -1 : Base::target(r);
-      float row_with_dot = 0.0f, row_alone = 0.0f;
+    for (int r = 0; r < kLaneRows; ++r)
+      row[r] = side_at(call.problem.row_side, Base::row_first + row_of(r), row_of(r) < Base::rows);
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
+    for (int n = 0; n < kColumnTiles; ++n) {
+      Two column[kSideNumbers];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int c = column_of(n, e);
-          const Side column = side_at(p.column_side, Base::column_first + c, c < Base::columns);
+      for (int i = 0; i < kSideNumbers; ++i) column[i] = load<Two>(column_number(i, column_of(n, 0)));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+#pragma unroll
+        for (int r = 0; r < kLaneRows; ++r) {
           const float dot = at(r, n, e), logit = dot * scale;
-          const float by_row = exp2_approx(((logit - row.maximum) - row.log_sum) * kLog2E);
-          const float by_column = exp2_approx(((logit - column.maximum) - column.log_sum) * kLog2E);
-          float dx = fused(by_row, row.grad, by_column * column.grad);
-          if (Base::positive(r, n, e, target)) dx -= row.hit + column.hit;
-          if (p.levels) dx -= row.level + column.level;  // last: p - 1 of a confident pair is exact
+          const float by_row = exp2_approx(((logit - row[r].maximum) - row[r].log_sum) * kLog2E);
+          const float by_column = exp2_approx(((logit - column[0].x[e]) - column[1].x[e]) * kLog2E);
+          float dx = fused(by_row, row[r].grad, by_column * column[2].x[e]);
+          if (Base::positive(r, n, e)) dx -= row[r].hit + column[3].x[e];
+          if (levels) dx -= row[r].level + column[4].x[e];  // last: p - 1 of a confident pair is exact
           dx = inside(r, n, e) ? dx : 0.0f;
-          row_with_dot = fused(dx, dot, row_with_dot);
-          row_alone += dx;
+          row_with_dot[r] = fused(dx, dot, row_with_dot[r]);
+          row_alone[r] += dx;
           at(r, n, e) = dx;
         }
       }
-      with_dot += row_with_dot;
-      alone += row_alone;
     }
+#pragma unroll
+    for (int r = 0; r < kLaneRows; ++r) {
+      with_dot += row_with_dot[r];
+      alone += row_alone[r];
+    }
+    sync_block();  // the columns' numbers have been read
   }
 
   MMK_DEVICE void sigmoid_slopes() {
@@ -91,14 +117,13 @@ struct SlopesOfTile : Tile_ {
       const int64_t row = Base::row_first + row_of(r);
       const bool wanted = p.row_side.grad != nullptr && row_of(r) < Base::rows;
       const float grad = wanted ? number_at(p.row_side.grad, row) : 0.0f;
-      const int target = Base::has_matrix() ? -1 : Base::target(r);
       float loss = 0.0f, row_with_dot = 0.0f, row_alone = 0.0f;
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const float dot = at(r, n, e), logit = fused(dot, scale, bias);
-          const bool positive = Base::positive(r, n, e, target), exists = inside(r, n, e);
+          const bool positive = Base::positive(r, n, e), exists = inside(r, n, e);
           const float y = positive ? -logit : logit;
           if (p.row_loss != nullptr) {
             const float term = p.smoothing != 0.0f ? fused(y, -half, softplus(y)) : softplus(y);

@@ -34,8 +34,7 @@ struct StatisticsOfTile : Tile_ {
   static constexpr int kSharedBytes = Base::kRingBytes;
   static_assert(kPartBytes <= kSharedBytes, "the warps' columns take the place of the ring");
 
-  int target[kLaneRows];
-  bool totals, hits;  // hits: some lane of the warp has a positive
+  bool totals, hits;  // what is summed; hits: the warp has a positive
 
   MMK_DEVICE explicit StatisticsOfTile(const ContrastiveCall& c) : Base(c) {}
 
@@ -43,7 +42,7 @@ struct StatisticsOfTile : Tile_ {
     totals = call.problem.row.total != nullptr;
     Base::multiply();
     finish_logits();
-    find_positives();
+    hits = Base::find_positives();
     row_statistics();
     column_statistics();
   }
@@ -63,16 +62,6 @@ struct StatisticsOfTile : Tile_ {
         }
   }
 
-  MMK_DEVICE void find_positives() {
-    bool some = Base::has_matrix();
-#pragma unroll
-    for (int r = 0; r < kLaneRows; ++r) {
-      target[r] = Base::has_matrix() ? -1 : Base::target(r);
-      some = some || target[r] >= 0;
-    }
-    hits = warp_any(some);
-  }
-
   MMK_DEVICE void row_statistics() {
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r) {
@@ -86,11 +75,19 @@ struct StatisticsOfTile : Tile_ {
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          sum += exp2_approx((at(r, n, e) - shift) * kLog2E);
-          if (hits) hit += Base::positive(r, n, e, target[r]) ? at(r, n, e) : 0.0f;
-          if (totals) total += inside(r, n, e) ? at(r, n, e) : 0.0f;
-        }
+        for (int e = 0; e < 2; ++e) sum += exp2_approx((at(r, n, e) - shift) * kLog2E);
+      if (hits) {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) hit += Base::positive(r, n, e) ? at(r, n, e) : 0.0f;
+      }
+      if (totals) {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) total += inside(r, n, e) ? at(r, n, e) : 0.0f;
+      }
       sum = quad_sum(sum);
       if (hits) hit = quad_sum(hit);
       if (totals) total = quad_sum(total);
@@ -120,10 +117,14 @@ struct StatisticsOfTile : Tile_ {
         top = column_maximum(top);
         const float shift = safe_shift(top);
 #pragma unroll
-        for (int r = 0; r < kLaneRows; ++r) {
-          sum += exp2_approx((at(r, n, e) - shift) * kLog2E);
-          if (hits) hit += Base::positive(r, n, e, target[r]) ? at(r, n, e) : 0.0f;
-          if (totals) total += inside(r, n, e) ? at(r, n, e) : 0.0f;
+        for (int r = 0; r < kLaneRows; ++r) sum += exp2_approx((at(r, n, e) - shift) * kLog2E);
+        if (hits) {
+#pragma unroll
+          for (int r = 0; r < kLaneRows; ++r) hit += Base::positive(r, n, e) ? at(r, n, e) : 0.0f;
+        }
+        if (totals) {
+#pragma unroll
+          for (int r = 0; r < kLaneRows; ++r) total += inside(r, n, e) ? at(r, n, e) : 0.0f;
         }
         sum = column_sum(sum);
         if (hits) hit = column_sum(hit);

@@ -23,6 +23,7 @@ struct ContrastiveTile {
   using ImageTile = Tile<T, kRows, kSlice>;
   using TextTile = Tile<T, kColumns, kSlice>;
   using Products = Accumulator<kRowTiles, kColumns / 8>;
+  static_assert(kColumns / 4 <= 32, "a bit for each of a lane's columns");
   static constexpr int kRingBytes = kStages * (ImageTile::kBytes + TextTile::kBytes);
 
   const ContrastiveCall& call;
@@ -31,6 +32,7 @@ struct ContrastiveTile {
   int64_t row_first, column_first;
   int rows, columns;  // of the call, from the tile's first on
   Products x;
+  uint32_t positives[kLaneRows];
 
   MMK_DEVICE explicit ContrastiveTile(const ContrastiveCall& c) : call(c), memory(shared_memory()) {
     row_tile = block_index_x() % call.row_tiles;
@@ -68,19 +70,32 @@ struct ContrastiveTile {
     sync_block();
   }
 
-  /// The column in the tile of row r's only positive; none: -1. Not for a matrix.
-  MMK_DEVICE int target(int r) const {
-    if (row_of(r) >= rows) return -1;
-    const int64_t column = target_of(call.problem.positives, row_first + row_of(r)) - column_first;
-    return column >= 0 && column < columns ? static_cast<int>(column) : -1;
+  /// Leaves the positives of the tile, a bit for each of a lane's columns; whether the warp has some.
+  MMK_DEVICE bool find_positives() {
+    const ContrastivePositives& p = call.problem.positives;
+    uint32_t some = 0;
+#pragma unroll
+    for (int r = 0; r < kLaneRows; ++r) {
+      const int64_t row = row_first + row_of(r);
+      uint32_t bits = 0;
+      if (row_of(r) >= rows) {
+      } else if (p.matrix != nullptr) {
+#pragma unroll 4
+        for (int i = 0; i < kColumns / 4; ++i) {
+          const int column = column_of(i / 2, i % 2);
+          if (column < columns && positive_at(p, row, column_first + column)) bits |= 1u << i;
+        }
+      } else {
+        const int64_t column = target_of(p, row) - column_first;
+        if (column >= 0 && column < columns && column % 8 / 2 == lane_index() % 4)
+          bits = 1u << (column / 8 * 2 + column % 2);
+      }
+      positives[r] = bits;
+      some |= bits;
+    }
+    return warp_or(some) != 0;
   }
-  MMK_DEVICE bool has_matrix() const { return call.problem.positives.matrix != nullptr; }
-  /// Whether a pair is positive, by the matrix or by the row's target.
-  MMK_DEVICE bool positive(int r, int n, int e, int target) const {
-    if (!has_matrix()) return column_of(n, e) == target;
-    return inside(r, n, e) &&
-           positive_at(call.problem.positives, row_first + row_of(r), column_first + column_of(n, e));
-  }
+  MMK_DEVICE bool positive(int r, int n, int e) const { return (positives[r] >> (2 * n + e) & 1) != 0; }
 };
 
 MMK_NAMESPACE_END
