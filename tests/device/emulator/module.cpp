@@ -77,5 +77,6 @@ PYBIND11_MODULE(mmk_emulator, module) {
   bind_planted(module);
   bind_attention(module);
   bind_attention_backward(module);
+  bind_contrastive(module);
   bind_tile_product(module);
 }

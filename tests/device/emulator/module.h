@@ -9,6 +9,7 @@ void bind_primitives(pybind11::module_& module);
 void bind_planted(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
 void bind_attention_backward(pybind11::module_& module);
+void bind_contrastive(pybind11::module_& module);
 void bind_tile_product(pybind11::module_& module);
 
 }  // namespace emulator
