@@ -77,4 +77,5 @@ PYBIND11_MODULE(mmk_emulator, module) {
   bind_planted(module);
   bind_attention(module);
   bind_tile_product(module);
+  bind_fusion(module);
 }

@@ -9,5 +9,6 @@ void bind_primitives(pybind11::module_& module);
 void bind_planted(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
 void bind_tile_product(pybind11::module_& module);
+void bind_fusion(pybind11::module_& module);
 
 }  // namespace emulator

@@ -1,0 +1,121 @@
+// concat_fusion forward: out = residual + gate * act(z), z = norm(cat(sources)) W^T + constant.
+//
+// A block of threads has a tile of rows and outputs. The depth of its product walks from source to source in steps of 128
+// bytes of features, read from the source's own rows and from its columns of the weight: the concatenation never exists.
+// Plain rows are copied asynchronously; rows that a norm applies to are normalised in fp32 on their way, and rounded.
+//
+// The sums pass through shared memory, so that the epilogue has a warp for every row: it adds the rows of the shared
+// sources, which have been multiplied before, once each, and keeps u = norm(x) W^T for the backward where it needs it;
+// constant, activation, gate and residual follow, all in fp32, and one rounding.
+#pragma once
+
+#include "../tile/activate.h"
+#include "../tile/block_product.h"
+#include "../tile/fusion_call.h"
+
+MMK_NAMESPACE_BEGIN
+
+template <class T_, int kRowWarps, int kColumnWarps, bool kNorm>
+struct ConcatFusion {
+  using T = T_;
+  using Call = FusionCall;
+  using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, false, 0>;
+  using Left = typename Product::Left;
+  using Right = typename Product::Right;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
+  using OwnRows = OwnChunks<Left, kThreads>;
+
+  const FusionCall& call;
+  int64_t first_row, first_column;
+
+  MMK_DEVICE explicit ConcatFusion(const FusionCall& c) : call(c) {}
+
+  /// Where the walk over the sources is, and where this thread's rows of the present one stand.
+  struct Walk {
+    int source = -1;
+    int64_t feature = 0;
+    int64_t row[OwnRows::kCount];
+    bool whole_rows, whole_weight;
+  };
+
+  MMK_DEVICE void next_source(Walk& walk) const {
+    do ++walk.source;
+    while (call.sources[walk.source].multiplied || call.sources[walk.source].width == 0);
+    walk.feature = 0;
+    const FusionOperand& s = call.sources[walk.source];
+    for (int i = 0; i < OwnRows::kCount; ++i) {
+      const int64_t row = first_row + OwnRows::row(i);
+      walk.row[i] = row < call.space.rows ? row_offset(call.space, s.stride, row) : 0;
+    }
+    walk.whole_rows = whole_chunks(call.space, s.stride, global<T>(s.data), s.width);
+    const Global<const T> weight = global<T>(call.weight) + s.first;
+    walk.whole_weight = weight.aligned16() && (call.weight_stride | s.width) % kChunkElements<T> == 0;
+  }
+
+  MMK_DEVICE void stage(Walk& walk, Left left, Right right) const {
+    if (walk.source < 0 || walk.feature >= call.sources[walk.source].width) next_source(walk);
+    const FusionOperand& s = call.sources[walk.source];
+    const auto row_at = [&](int i) { return walk.row[i]; };
+    if constexpr (kNorm) {
+      const auto normalise = [&](int i, int64_t column, float x) {
+        const int64_t row = first_row + OwnRows::row(i);
+        if (call.mean) x -= load(global<float>(static_cast<const void*>(call.mean)) + row);
+        x *= load(global<float>(static_cast<const void*>(call.rstd)) + row);
+        return call.norm_weight ? x * load(global<float>(call.norm_weight) + (s.first + column)) : x;
+      };
+      stage_changed_rows<kThreads>(left, global<T>(s.data), row_at, call.space.rows - first_row, walk.feature, s.width,
+                                   normalise);
+    } else {
+      stage_rows<kThreads>(left, global<T>(s.data), row_at, call.space.rows - first_row, walk.feature, s.width,
+                           walk.whole_rows);
+    }
+    using OwnOutputs = OwnChunks<Right, kThreads>;
+    const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };
+    stage_rows<kThreads>(right, global<T>(call.weight) + s.first, weight_at, call.out - first_column, walk.feature,
+                         s.width, walk.whole_weight);
+    walk.feature += kDepth;
+  }
+
+  MMK_DEVICE void finish(const Product& product) const {
+    const int64_t rows = smaller<int64_t>(kRows, call.space.rows - first_row);
+    for (int r = warp_index(); r < rows; r += kThreads / 32) {
+      const int64_t row = first_row + r;
+      const int64_t result = row_offset(call.space, call.result.stride, row);
+      const int64_t gate = call.gate.data ? row_offset(call.space, call.gate.stride, row) : 0;
+      const int64_t residual = call.residual.data ? row_offset(call.space, call.residual.stride, row) : 0;
+#pragma unroll 1
+      for (int c = lane_index(); c < kColumns && first_column + c < call.out; c += 32) {
+        const int64_t column = first_column + c;
+        float u = load<float>(product.sum_at(r, c));
+        for (int i = 0; i < call.num_sources; ++i) {
+          const FusionOperand& s = call.sources[i];
+          if (s.multiplied) u += load(global<float>(s.data) + (row_offset(call.space, s.stride, row) + column));
+        }
+        if (call.product) store(global<T>(call.product) + (row * call.out + column), narrow<T>(u));
+        const float z = call.constant ? u + load(global<float>(call.constant) + column) : u;
+        float y = activate(call.activation, z);
+        if (call.gate.data) y *= read_number(call.gate.data, call.gate.dtype, gate + column * call.gate.column);
+        if (call.residual.data)
+          y += read_number(call.residual.data, call.residual.dtype, residual + column * call.residual.column);
+        write_number(call.result.data, call.result.dtype, result + column, y);
+      }
+    }
+  }
+
+  MMK_DEVICE void run() {
+    const int64_t block = block_index_x();
+    first_row = block / call.column_tiles * kRows;
+    first_column = block % call.column_tiles * kColumns;
+    int64_t steps = 0;
+    for (int i = 0; i < call.num_sources; ++i) {
+      if (!call.sources[i].multiplied) steps += ceil_div(call.sources[i].width, kDepth);
+    }
+    Product product{shared_memory()};
+    Walk walk;
+    product.run(steps, [&](Left left, Right right) { stage(walk, left, right); });
+    finish(product);
+  }
+};
+
+MMK_NAMESPACE_END
