@@ -10,8 +10,8 @@
 #pragma once
 
 #include "../tile/activate.h"
-#include "../tile/block_product.h"
 #include "../tile/fusion_call.h"
+#include "../tile/normalised_rows.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -22,7 +22,7 @@ struct ConcatFusion {
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, false, 0>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
   using OwnRows = OwnChunks<Left, kThreads>;
 
@@ -39,15 +39,19 @@ struct ConcatFusion {
     bool whole_rows, whole_weight;
   };
 
+  /// Where row i of this thread stands in a source.
+  MMK_DEVICE int64_t source_row(const FusionOperand& s, int i) const {
+    const int64_t row = first_row + OwnRows::row(i);
+    return row < call.space.rows ? row_offset(call.space, s.stride, row) : 0;
+  }
+
   MMK_DEVICE void next_source(Walk& walk) const {
     do ++walk.source;
     while (call.sources[walk.source].multiplied || call.sources[walk.source].width == 0);
     walk.feature = 0;
     const FusionOperand& s = call.sources[walk.source];
-    for (int i = 0; i < OwnRows::kCount; ++i) {
-      const int64_t row = first_row + OwnRows::row(i);
-      walk.row[i] = row < call.space.rows ? row_offset(call.space, s.stride, row) : 0;
-    }
+#pragma unroll
+    for (int i = 0; i < OwnRows::kCount; ++i) walk.row[i] = source_row(s, i);
     walk.whole_rows = whole_chunks(call.space, s.stride, global<T>(s.data), s.width);
     const Global<const T> weight = global<T>(call.weight) + s.first;
     walk.whole_weight = weight.aligned16() && (call.weight_stride | s.width) % kChunkElements<T> == 0;
@@ -56,19 +60,18 @@ struct ConcatFusion {
   MMK_DEVICE void stage(Walk& walk, Left left, Right right) const {
     if (walk.source < 0 || walk.feature >= call.sources[walk.source].width) next_source(walk);
     const FusionOperand& s = call.sources[walk.source];
-    const auto row_at = [&](int i) { return walk.row[i]; };
+    const Global<const T> rows = global<T>(s.data);
+    const int64_t count = call.space.rows - first_row;
+    const auto row_at = [&](int i) { return source_row(s, i); };
     if constexpr (kNorm) {
-      const auto normalise = [&](int i, int64_t column, float x) {
-        const int64_t row = first_row + OwnRows::row(i);
-        if (call.mean) x -= load(global<float>(static_cast<const void*>(call.mean)) + row);
-        x *= load(global<float>(static_cast<const void*>(call.rstd)) + row);
-        return call.norm_weight ? x * load(global<float>(call.norm_weight) + (s.first + column)) : x;
-      };
-      stage_changed_rows<kThreads>(left, global<T>(s.data), row_at, call.space.rows - first_row, walk.feature, s.width,
-                                   normalise);
+      const Normaliser norm{call.mean, call.rstd, call.norm_weight ? call.norm_weight + s.first : nullptr};
+      stage_normalised_rows<kThreads>(left, rows, row_at, first_row, count, walk.feature, s.width, walk.whole_rows,
+                                      norm);
+    } else if (walk.whole_rows) {
+      const auto known_row = [&](int i) { return walk.row[i]; };
+      stage_whole_rows<kThreads>(left, rows, known_row, count, walk.feature, s.width);
     } else {
-      stage_rows<kThreads>(left, global<T>(s.data), row_at, call.space.rows - first_row, walk.feature, s.width,
-                           walk.whole_rows);
+      stage_any_rows<kThreads>(left, rows, row_at, count, walk.feature, s.width);
     }
     using OwnOutputs = OwnChunks<Right, kThreads>;
     const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };

@@ -9,8 +9,8 @@
 // while they are loaded, and no transposed copy is made.
 #pragma once
 
-#include "../tile/block_product.h"
 #include "../tile/fusion_call.h"
+#include "../tile/normalised_rows.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -34,7 +34,7 @@ struct FusionSourceGradient {
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, true, 0>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns;
   using OwnRows = OwnChunks<Left, kThreads>;
 
@@ -49,16 +49,23 @@ struct FusionSourceGradient {
     const Global<const T> weight = global<T>(call.weight);
     const bool whole_slopes = whole_chunks(call.space, call.slopes.stride, slopes, call.out);
     const bool whole_weight = weight.aligned16() && (call.weight_stride | call.width) % kChunkElements<T> == 0;
-    int64_t row[OwnRows::kCount];
-    for (int i = 0; i < OwnRows::kCount; ++i) {
+    const auto row_at = [&](int i) {
       const int64_t own = first_row + OwnRows::row(i);
-      row[i] = own < call.space.rows ? row_offset(call.space, call.slopes.stride, own) : 0;
-    }
+      return own < call.space.rows ? row_offset(call.space, call.slopes.stride, own) : 0;
+    };
+    int64_t row[OwnRows::kCount];
+#pragma unroll
+    for (int i = 0; i < OwnRows::kCount; ++i) row[i] = row_at(i);
+    const auto known_row = [&](int i) { return row[i]; };
+    const int64_t count = call.space.rows - first_row;
     Product product{shared_memory()};
     int64_t output = 0;
     product.run(ceil_div(call.out, Product::kDepth), [&](Left left, Right right) {
-      stage_rows<kThreads>(
-          left, slopes, [&](int i) { return row[i]; }, call.space.rows - first_row, output, call.out, whole_slopes);
+      if (whole_slopes) {
+        stage_whole_rows<kThreads>(left, slopes, known_row, count, output, call.out);
+      } else {
+        stage_any_rows<kThreads>(left, slopes, row_at, count, output, call.out);
+      }
       using OwnOutputs = OwnChunks<Right, kThreads>;
       const auto weight_at = [&](int i) { return (output + OwnOutputs::row(i)) * call.weight_stride; };
       stage_rows<kThreads>(right, weight, weight_at, call.out - output, first_column, call.width, whole_weight);
@@ -112,10 +119,10 @@ struct FusionWeightGradient {
   using T = T_;
   using Call = WeightGradientCall;
   static constexpr int kChunkRows = 1024;
-  using Product = BlockProduct<T, kRowWarps, kColumnWarps, true, true, kChunkRows * static_cast<int>(sizeof(T)) / 128>;
+  using Product = BlockProduct<T, kRowWarps, kColumnWarps, true, true, kChunkRows* static_cast<int>(sizeof(T)) / 128>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns;
   /// Outputs whose share of the norm weight's gradient is added up in one chain.
   static constexpr int kGroup = 64;
@@ -144,12 +151,8 @@ struct FusionWeightGradient {
       };
       stage_rows<kThreads>(left, slopes, slope_at, count, first_output, call.out, whole_slopes);
       if constexpr (kNorm) {
-        const auto normalise = [&](int i, int64_t, float number) {
-          const int64_t own = row + OwnChunks<Right, kThreads>::row(i);
-          if (call.mean) number -= load(global<float>(call.mean) + own);
-          return number * load(global<float>(call.rstd) + own);
-        };
-        stage_changed_rows<kThreads>(right, x, x_at, count, first_column, call.width, normalise);
+        const Normaliser norm{call.mean, call.rstd, nullptr};
+        stage_normalised_rows<kThreads>(right, x, x_at, row, count, first_column, call.width, whole_x, norm);
       } else {
         stage_rows<kThreads>(right, x, x_at, count, first_column, call.width, whole_x);
       }
@@ -170,7 +173,8 @@ struct FusionWeightGradient {
         const float w = widen(load(global<T>(call.weight) + ((first + n) * call.weight_stride + column)));
         sum = fused(w, load<float>(product.sum_at(group + n, c)), sum);
       }
-      store(global<float>(static_cast<void*>(call.norm_weight_parts)) + (first / kGroup * call.total_width + column), sum);
+      store(global<float>(static_cast<void*>(call.norm_weight_parts)) + (first / kGroup * call.total_width + column),
+            sum);
     }
   }
 

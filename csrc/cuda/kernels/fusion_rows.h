@@ -8,7 +8,7 @@
 MMK_NAMESPACE_BEGIN
 
 struct RowWarps {
-  static constexpr int kThreads = 128, kRows = kThreads / 32, kSharedBytes = 0;
+  static constexpr int kThreads = 128, kRows = kThreads / 32, kSharedBytes = 0, kBlocks = 1;
 
   MMK_DEVICE static int64_t row() { return int64_t{block_index_x()} * kRows + warp_index(); }
 };
@@ -94,9 +94,9 @@ struct SlopeCall {
   const void* product = nullptr;    // u, dense; nullptr where nothing needs it
   const float* constant = nullptr;  // z = u + constant
   Activation activation = Activation::kNone;
-  void* dz = nullptr;            // dense, or nullptr: it is grad_out
-  float* gate_sums = nullptr;    // of a row's grad_out * act(z); for the gradient of a gate without columns
-  const float* rstd = nullptr;   // with a norm whose inputs' gradients are wanted:
+  void* dz = nullptr;                    // dense, or nullptr: it is grad_out
+  float* gate_sums = nullptr;            // of a row's grad_out * act(z); for the gradient of a gate without columns
+  const float* rstd = nullptr;           // with a norm whose inputs' gradients are wanted:
   const float* level_weights = nullptr;  // W g
   float *slope = nullptr, *level = nullptr;
 };

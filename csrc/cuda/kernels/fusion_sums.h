@@ -55,7 +55,7 @@ struct SharingRows {
 template <class T>
 struct FusionSums {
   using Call = SumCall;
-  static constexpr int kThreads = 128, kSharedBytes = 0;
+  static constexpr int kThreads = 128, kSharedBytes = 0, kBlocks = 1;
   const SumCall& call;
 
   MMK_DEVICE explicit FusionSums(const SumCall& c) : call(c) {}
@@ -89,7 +89,7 @@ struct JoinCall {
 /// to[q][n]: the parts of its chunks, in order.
 struct FusionJoin {
   using Call = JoinCall;
-  static constexpr int kThreads = 128, kSharedBytes = 0;
+  static constexpr int kThreads = 128, kSharedBytes = 0, kBlocks = 1;
   const JoinCall& call;
 
   MMK_DEVICE explicit FusionJoin(const JoinCall& c) : call(c) {}
@@ -98,7 +98,8 @@ struct FusionJoin {
     const int64_t i = int64_t{block_index_x()} * kThreads + thread_index();
     if (i >= call.rows * call.width) return;
     const int64_t q = i / call.width, n = i % call.width;
-    const Global<const float> parts = global<float>(static_cast<const void*>(call.parts)) + (q * call.chunks * call.width + n);
+    const Global<const float> parts =
+        global<float>(static_cast<const void*>(call.parts)) + (q * call.chunks * call.width + n);
     float sum = load(parts);
     for (int64_t chunk = 1; chunk < call.chunks; ++chunk) sum += load(parts + chunk * call.width);
     write_number(call.to, call.dtype, i, sum);

@@ -48,8 +48,8 @@ class FusionBackward {
       constant_ = fusion_constant<T>(p_, device_, level_weights_);
     }
     dz_ = p_.grad_out;
-    const bool copies = p_.activation != Activation::kNone || p_.gate.data || p_.grad_out.dtype != p_.dtype ||
-                        p_.grad_out.column == 0;
+    const bool copies =
+        p_.activation != Activation::kNone || p_.gate.data || p_.grad_out.dtype != p_.dtype || p_.grad_out.column == 0;
     if (copies) {
       call.dz = device_.template take<T>(p_.rows * p_.out);
       dz_ = dense_rows(space_, call.dz, p_.dtype, p_.out);

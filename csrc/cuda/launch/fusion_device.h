@@ -9,7 +9,8 @@
 MMK_NAMESPACE_BEGIN
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) fusion_entry(const __grid_constant__ typename Kernel::Call call) {
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    fusion_entry(const __grid_constant__ typename Kernel::Call call) {
   Kernel(call).run();
 }
 
@@ -50,29 +51,15 @@ struct FusionStream : FusionWorkspace {
     }
     cudaError_t status = cudaSuccess;
     if (Kernel::kSharedBytes > 48 * 1024) {
-      status = cudaFuncSetAttribute(fusion_entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    Kernel::kSharedBytes);
+      status =
+          cudaFuncSetAttribute(fusion_entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes);
     }
     if (status == cudaSuccess) {
-      fusion_entry<Kernel>
-          <<<static_cast<unsigned>(blocks), Kernel::kThreads, Kernel::kSharedBytes, stream>>>(call);
+      fusion_entry<Kernel><<<static_cast<unsigned>(blocks), Kernel::kThreads, Kernel::kSharedBytes, stream>>>(call);
       status = cudaGetLastError();
     }
     if (status != cudaSuccess) error = cudaGetErrorString(status);
   }
 };
-
-/// f(a number of the stored type)
-template <class F>
-void with_fusion_type(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(Half{});
-    case DType::kBFloat16:
-      return f(BFloat16{});
-    default:
-      return f(float{});
-  }
-}
 
 MMK_NAMESPACE_END

@@ -34,7 +34,8 @@ MMK_DEVICE float activate(Activation activation, float x) {
 
 /// grad * activation'(x)
 MMK_DEVICE float activation_backward(Activation activation, float grad, float x) {
-  return choose_activation(activation, [&](auto chosen) { return activation_backward<decltype(chosen)::kValue>(grad, x); });
+  return choose_activation(activation,
+                           [&](auto chosen) { return activation_backward<decltype(chosen)::kValue>(grad, x); });
 }
 
 MMK_NAMESPACE_END

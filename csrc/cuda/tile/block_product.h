@@ -20,8 +20,8 @@ MMK_DEVICE void add_product(C& c, A a, uint32_t row, B b, uint32_t column) {
     // row / 8 and column / 8 are multiples of the fragments that are stepped over: xor moves along a row
     const Shared own_a =
         kLeftAcross ? a.at(lane / 16 * 8 + lane % 8, row / 8 + lane / 8 % 2) : a.at(row + lane % 16, lane / 16);
-    const Shared own_b = kRightAcross ? b.at(lane % 16, column / 8 + lane / 16)
-                                      : b.at(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const Shared own_b =
+        kRightAcross ? b.at(lane % 16, column / 8 + lane / 16) : b.at(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
       uint32_t left[C::kRowTiles][4];
@@ -104,6 +104,8 @@ struct BlockProduct {
   using T = T_;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps, kStages = 2;
   static constexpr int kRows = 32 * kRowWarps, kColumns = 64 * kColumnWarps;
+  /// Blocks that share a multiprocessor at least: two of the wide ones, where a chain leaves them the registers.
+  static constexpr int kBlocks = kThreads == 256 && sizeof(T) == 2 && kChain == 0 ? 2 : 1;
   static constexpr int kDepth = 128 / static_cast<int>(sizeof(T));  // of a step
 
   using Left = Tile<T, kLeftAcross ? kDepth : kRows, kLeftAcross ? kRows : kDepth>;
@@ -188,50 +190,39 @@ struct OwnChunks {
   MMK_DEVICE static int column() { return chunk() * Tile::kChunkElements; }
 };
 
-/// Fills a tile with rows whose number i of this thread starts at `data + offset(i)`: columns [first, width) of them, zeros
-/// beyond, and in rows from `count` on. `whole`: every chunk is aligned, and inside or outside of [first, width).
+/// Fills a tile with rows of which that of number i of this thread starts at `data + offset(i)`: columns [first, width) of
+/// them, zeros beyond, and in rows from `count` on. Every chunk is aligned, and inside or outside of [first, width).
 template <int kThreads, class Tile, class Offset>
-MMK_DEVICE void stage_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
-                           int64_t first, int64_t width, bool whole) {
+MMK_DEVICE void stage_whole_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+                                 int64_t first, int64_t width) {
   using Own = OwnChunks<Tile, kThreads>;
   const int64_t column = first + Own::column();
-  if (whole) {
 #pragma unroll
-    for (int i = 0; i < Own::kCount; ++i) {
-      const bool inside = Own::row(i) < count && column < width;
-      copy16_async(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), inside);
-    }
-  } else {
-#pragma unroll 1
-    for (int i = 0; i < Own::kCount; ++i) {
-      const bool inside = Own::row(i) < count && column < width;
-      const int64_t left = inside ? smaller<int64_t>(width - column, Tile::kChunkElements) : 0;
-      copy_chunk(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), static_cast<int>(left));
-    }
+  for (int i = 0; i < Own::kCount; ++i) {
+    const bool inside = Own::row(i) < count && column < width;
+    copy16_async(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), inside);
   }
 }
 
-/// The same with every number changed to change(i, column, number), in fp32, and rounded again.
-template <int kThreads, class Tile, class Offset, class Change>
-MMK_DEVICE void stage_changed_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
-                                   int64_t first, int64_t width, const Change& change) {
-  using T = typename Tile::T;
+/// The same for rows of any alignment and width; not asynchronous.
+template <int kThreads, class Tile, class Offset>
+MMK_DEVICE void stage_any_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+                               int64_t first, int64_t width) {
   using Own = OwnChunks<Tile, kThreads>;
-  struct alignas(16) Chunk {
-    T element[Tile::kChunkElements];
-  };
   const int64_t column = first + Own::column();
 #pragma unroll 1
   for (int i = 0; i < Own::kCount; ++i) {
-    Chunk chunk;
-    const int64_t left = Own::row(i) < count ? width - column : 0;
-#pragma unroll
-    for (int e = 0; e < Tile::kChunkElements; ++e) {
-      chunk.element[e] = T{};
-      if (e < left) chunk.element[e] = narrow<T>(change(i, column + e, widen(load(data + (offset(i) + column + e)))));
-    }
-    store(tile.at(Own::row(i), Own::chunk()), chunk);
+    const bool inside = Own::row(i) < count && column < width;
+    const int64_t left = inside ? smaller<int64_t>(width - column, Tile::kChunkElements) : 0;
+    copy_chunk(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), static_cast<int>(left));
   }
+}
+
+template <int kThreads, class Tile, class Offset>
+MMK_DEVICE void stage_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+                           int64_t first, int64_t width, bool whole) {
+  if (whole) return stage_whole_rows<kThreads>(tile, data, offset, count, first, width);
+  stage_any_rows<kThreads>(tile, data, offset, count, first, width);
 }
 
 MMK_NAMESPACE_END

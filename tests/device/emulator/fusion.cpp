@@ -106,7 +106,8 @@ FusionArrays::FusionArrays(const py::dict& call) {
   for (size_t i = 0; i < grads.size(); ++i) {
     if (!grads[i].is_none()) sources[i].grad = view("grad_inputs", py::cast<py::array>(grads[i]), true, false);
   }
-  if (!call["grad_weight"].is_none()) p.grad_weight = data("grad_weight", py::cast<py::array>(call["grad_weight"]), true);
+  if (!call["grad_weight"].is_none())
+    p.grad_weight = data("grad_weight", py::cast<py::array>(call["grad_weight"]), true);
   p.grad_bias = vector(call, "grad_bias", true);
   p.grad_norm_weight = vector(call, "grad_norm_weight", true);
   p.grad_norm_bias = vector(call, "grad_norm_bias", true);
@@ -127,9 +128,8 @@ py::list forward(Run& run, const py::dict& call, int processors) {
   FusionArrays arrays(call);
   py::list told;
   FusionDevice device{run, told, {}, {}};
-  with_type(arrays.problem.dtype, [&](auto type) {
-    fusion_forward_of<decltype(type)>(arrays.problem, processors, device);
-  });
+  with_type(arrays.problem.dtype,
+            [&](auto type) { fusion_forward_of<decltype(type)>(arrays.problem, processors, device); });
   return told;
 }
 
@@ -137,9 +137,8 @@ py::list backward(Run& run, const py::dict& call, int processors) {
   FusionArrays arrays(call);
   py::list told;
   FusionDevice device{run, told, {}, {}};
-  with_type(arrays.problem.dtype, [&](auto type) {
-    fusion_backward_of<decltype(type)>(arrays.problem, processors, device);
-  });
+  with_type(arrays.problem.dtype,
+            [&](auto type) { fusion_backward_of<decltype(type)>(arrays.problem, processors, device); });
   return told;
 }
 

@@ -38,7 +38,8 @@ struct FusionDevice {
 
   template <class X>
   X* take(int64_t count) {
-    scratch.emplace_back(py::dtype::of<uint8_t>(), std::vector<py::ssize_t>{static_cast<py::ssize_t>(count * sizeof(X))});
+    scratch.emplace_back(py::dtype::of<uint8_t>(),
+                         std::vector<py::ssize_t>{static_cast<py::ssize_t>(count * sizeof(X))});
     py::array& array = scratch.back();
     memset(array.mutable_data(), 0xff, static_cast<size_t>(array.nbytes()));  // NaNs
     return static_cast<X*>(arrays.output("scratch", array));
