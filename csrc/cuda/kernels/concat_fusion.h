@@ -15,14 +15,16 @@
 
 MMK_NAMESPACE_BEGIN
 
-template <class T_, int kRowWarps, int kColumnWarps, bool kNorm>
+/// kWhole: all that is multiplied has whole chunks of 16 bytes; without it a source may lack them.
+template <class T_, int kRowWarps, int kColumnWarps, bool kNorm, bool kWhole>
 struct ConcatFusion {
   using T = T_;
   using Call = FusionCall;
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, false, 0>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kBlocks = kWhole ? Product::kBlocks : 1;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
   using OwnRows = OwnChunks<Left, kThreads>;
 
@@ -52,9 +54,8 @@ struct ConcatFusion {
     const FusionOperand& s = call.sources[walk.source];
 #pragma unroll
     for (int i = 0; i < OwnRows::kCount; ++i) walk.row[i] = source_row(s, i);
-    walk.whole_rows = whole_chunks(call.space, s.stride, global<T>(s.data), s.width);
-    const Global<const T> weight = global<T>(call.weight) + s.first;
-    walk.whole_weight = weight.aligned16() && (call.weight_stride | s.width) % kChunkElements<T> == 0;
+    walk.whole_rows = kWhole || whole_chunks<T>(call.space, s.stride, s.data, s.width);
+    walk.whole_weight = kWhole || whole_columns<T>(call.weight, call.weight_stride, s.first, s.width);
   }
 
   MMK_DEVICE void stage(Walk& walk, Left left, Right right) const {
@@ -65,9 +66,9 @@ struct ConcatFusion {
     const auto row_at = [&](int i) { return source_row(s, i); };
     if constexpr (kNorm) {
       const Normaliser norm{call.mean, call.rstd, call.norm_weight ? call.norm_weight + s.first : nullptr};
-      stage_normalised_rows<kThreads>(left, rows, row_at, first_row, count, walk.feature, s.width, walk.whole_rows,
-                                      norm);
-    } else if (walk.whole_rows) {
+      stage_normalised_rows<kThreads>(left, rows, row_at, first_row, count, walk.feature, s.width,
+                                      kWhole || walk.whole_rows, norm);
+    } else if (kWhole || walk.whole_rows) {
       const auto known_row = [&](int i) { return walk.row[i]; };
       stage_whole_rows<kThreads>(left, rows, known_row, count, walk.feature, s.width);
     } else {
@@ -76,7 +77,7 @@ struct ConcatFusion {
     using OwnOutputs = OwnChunks<Right, kThreads>;
     const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };
     stage_rows<kThreads>(right, global<T>(call.weight) + s.first, weight_at, call.out - first_column, walk.feature,
-                         s.width, walk.whole_weight);
+                         s.width, kWhole || walk.whole_weight);
     walk.feature += kDepth;
   }
 

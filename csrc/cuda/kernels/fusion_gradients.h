@@ -27,14 +27,15 @@ struct SourceGradientCall {
   int column_tiles = 1;
 };
 
-template <class T_, int kRowWarps, int kColumnWarps>
+template <class T_, int kRowWarps, int kColumnWarps, bool kWhole>
 struct FusionSourceGradient {
   using T = T_;
   using Call = SourceGradientCall;
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, true, 0>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kBlocks = kWhole ? Product::kBlocks : 1;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns;
   using OwnRows = OwnChunks<Left, kThreads>;
 
@@ -47,8 +48,8 @@ struct FusionSourceGradient {
     const int64_t first_row = block / call.column_tiles * kRows, first_column = block % call.column_tiles * kColumns;
     const Global<const T> slopes = global<T>(static_cast<const void*>(call.slopes.data));
     const Global<const T> weight = global<T>(call.weight);
-    const bool whole_slopes = whole_chunks(call.space, call.slopes.stride, slopes, call.out);
-    const bool whole_weight = weight.aligned16() && (call.weight_stride | call.width) % kChunkElements<T> == 0;
+    const bool whole_slopes = kWhole || whole_chunks<T>(call.space, call.slopes.stride, call.slopes.data, call.out);
+    const bool whole_weight = kWhole || whole_columns<T>(call.weight, call.weight_stride, 0, call.width);
     const auto row_at = [&](int i) {
       const int64_t own = first_row + OwnRows::row(i);
       return own < call.space.rows ? row_offset(call.space, call.slopes.stride, own) : 0;
@@ -114,7 +115,7 @@ struct WeightGradientCall {
   int column_tiles = 1;
 };
 
-template <class T_, int kRowWarps, int kColumnWarps, bool kNorm>
+template <class T_, int kRowWarps, int kColumnWarps, bool kNorm, bool kWhole>
 struct FusionWeightGradient {
   using T = T_;
   using Call = WeightGradientCall;
@@ -122,7 +123,8 @@ struct FusionWeightGradient {
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, true, true, kChunkRows* static_cast<int>(sizeof(T)) / 128>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
-  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes, kBlocks = Product::kBlocks;
+  static constexpr int kThreads = Product::kThreads, kSharedBytes = Product::kSharedBytes;
+  static constexpr int kBlocks = kWhole ? Product::kBlocks : 1;
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns;
   /// Outputs whose share of the norm weight's gradient is added up in one chain.
   static constexpr int kGroup = 64;
@@ -137,8 +139,8 @@ struct FusionWeightGradient {
     const int64_t first_output = block / call.column_tiles * kRows, first_column = block % call.column_tiles * kColumns;
     const Global<const T> slopes = global<T>(static_cast<const void*>(call.slopes.data));
     const Global<const T> x = global<T>(static_cast<const void*>(call.x.data));
-    const bool whole_slopes = whole_chunks(call.space, call.slopes.stride, slopes, call.out);
-    const bool whole_x = whole_chunks(call.space, call.x.stride, x, call.width);
+    const bool whole_slopes = kWhole || whole_chunks<T>(call.space, call.slopes.stride, call.slopes.data, call.out);
+    const bool whole_x = kWhole || whole_chunks<T>(call.space, call.x.stride, call.x.data, call.width);
     Product product{shared_memory()};
     int64_t row = 0;
     product.run(ceil_div(call.space.rows, Product::kDepth), [&](Left left, Right right) {

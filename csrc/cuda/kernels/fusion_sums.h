@@ -29,21 +29,22 @@ struct SharingRows {
 
   MMK_DEVICE SharingRows(const RowSpace& s, const int64_t (&o)[kMaxRowAxes], int64_t q) : space(s), own(o) {
     int64_t step = 1;
+    uint32_t rest = static_cast<uint32_t>(q);
     for (int axis = space.axes - 1; axis >= 0; --axis) {
       if (own[axis] != 0) {
-        first += q % space.size[axis] * step;
-        q /= space.size[axis];
+        first += rest % space.size[axis] * step;
+        rest /= space.size[axis];
       }
       step *= space.size[axis];
     }
   }
   MMK_DEVICE int64_t row(int64_t i) const {
     int64_t row = first, step = 1;
+    uint32_t rest = static_cast<uint32_t>(i);
     for (int axis = space.axes - 1; axis >= 0; --axis) {
       if (own[axis] == 0) {
-        const uint64_t size = static_cast<uint64_t>(space.size[axis]), above = divide(static_cast<uint64_t>(i), size);
-        row += (i - static_cast<int64_t>(above * size)) * step;
-        i = static_cast<int64_t>(above);
+        row += rest % space.size[axis] * step;
+        rest /= space.size[axis];
       }
       step *= space.size[axis];
     }

@@ -17,7 +17,7 @@ class FusionBackward {
     gate_gradient();
     sum_outputs();
     float* parts = nullptr;
-    const int64_t groups = ceil_div(p_.out, FusionWeightGradient<T, 2, 1, true>::kGroup);
+    const int64_t groups = ceil_div(p_.out, SmallFusion<T, true>::template WeightGradient<true>::kGroup);
     if (p_.grad_norm_weight) parts = device_.template take<float>(groups * p_.width);
     for (int i = 0; i < p_.num_sources; ++i) {
       const Source& s = p_.sources[i];
@@ -151,7 +151,9 @@ class FusionBackward {
     call.slope = slope;
     call.level = level;
     call.mean = mean;
-    with_fusion_tile<T>(processors_, space.rows, s.width, [&](auto tile, int64_t blocks, int column_tiles) {
+    const bool whole = whole_chunks<T>(space, slopes.stride, slopes.data, p_.out) &&
+                       whole_columns<T>(call.weight, call.weight_stride, 0, s.width);
+    with_fusion_tile<T>(whole, processors_, space.rows, s.width, [&](auto tile, int64_t blocks, int column_tiles) {
       call.column_tiles = column_tiles;
       device_.template launch<typename decltype(tile)::SourceGradient>(call, blocks);
     });
@@ -174,7 +176,9 @@ class FusionBackward {
     call.sums = sums_;
     call.mean = p_.norm == NormKind::kLayer ? p_.mean : nullptr;
     call.rstd = p_.rstd;
-    with_fusion_tile<T>(processors_, p_.out, s.width, [&](auto tile, int64_t blocks, int column_tiles) {
+    const bool whole = whole_chunks<T>(space, slopes.stride, slopes.data, p_.out) &&
+                       whole_chunks<T>(space, s.x.stride, s.x.data, s.width);
+    with_fusion_tile<T>(whole, processors_, p_.out, s.width, [&](auto tile, int64_t blocks, int column_tiles) {
       using Tile = decltype(tile);
       call.column_tiles = column_tiles;
       if (p_.norm == NormKind::kNone) {
@@ -189,7 +193,8 @@ class FusionBackward {
   void norm_bias_gradient() {
     SumCall call;
     call.space.axes = 1;
-    call.space.size[0] = call.space.rows = p_.out;
+    call.space.size[0] = static_cast<uint32_t>(p_.out);
+    call.space.rows = p_.out;
     call.rows.data = const_cast<void*>(p_.weight);
     call.rows.dtype = p_.dtype;
     call.rows.stride[0] = p_.weight_stride;

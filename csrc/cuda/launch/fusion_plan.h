@@ -11,7 +11,7 @@ MMK_NAMESPACE_BEGIN
 inline RowSpace row_space(const FusionProblem& p) {
   RowSpace space;
   space.axes = p.axes;
-  for (int axis = 0; axis < p.axes; ++axis) space.size[axis] = p.size[axis];
+  for (int axis = 0; axis < p.axes; ++axis) space.size[axis] = static_cast<uint32_t>(p.size[axis]);
   space.rows = p.rows;
   return space;
 }
@@ -19,7 +19,8 @@ inline RowSpace row_space(const FusionProblem& p) {
 /// The own rows of a shared source.
 inline RowSpace own_space(const FusionProblem& p, const Source& s) {
   RowSpace space = row_space(p);
-  for (int axis = 0; axis < p.axes; ++axis) space.size[axis] = s.own[axis] != 0 ? p.size[axis] : 1;
+  for (int axis = 0; axis < p.axes; ++axis)
+    space.size[axis] = s.own[axis] != 0 ? static_cast<uint32_t>(p.size[axis]) : 1;
   space.rows = s.own_rows;
   return space;
 }
@@ -47,11 +48,17 @@ inline FusionOperand operand_of(const Source& s) {
 }
 
 /// f(tiles, blocks, column tiles) with the wide tile where it keeps the processors busy.
-template <class T, class F>
+template <class T, bool kWhole, class F>
 void with_fusion_tile(int processors, int64_t rows, int64_t columns, const F& f) {
   const auto blocks = [&](int64_t size) { return ceil_div(rows, size) * ceil_div(columns, size); };
-  if (blocks(128) >= processors) return f(WideFusion<T>{}, blocks(128), static_cast<int>(ceil_div(columns, 128)));
-  f(SmallFusion<T>{}, blocks(64), static_cast<int>(ceil_div(columns, 64)));
+  if (blocks(128) >= processors)
+    return f(WideFusion<T, kWhole>{}, blocks(128), static_cast<int>(ceil_div(columns, 128)));
+  f(SmallFusion<T, kWhole>{}, blocks(64), static_cast<int>(ceil_div(columns, 64)));
+}
+template <class T, class F>
+void with_fusion_tile(bool whole, int processors, int64_t rows, int64_t columns, const F& f) {
+  if (whole) return with_fusion_tile<T, true>(processors, rows, columns, f);
+  with_fusion_tile<T, false>(processors, rows, columns, f);
 }
 
 /// bias + W norm_bias; nullptr where there is neither. `level`: where W norm_weight goes, or nullptr.
@@ -128,15 +135,22 @@ class FusionForward {
   }
 
   void multiply(FusionCall& call) {
-    with_fusion_tile<T>(processors_, call.space.rows, call.out, [&](auto tile, int64_t blocks, int column_tiles) {
-      using Tile = decltype(tile);
-      call.column_tiles = column_tiles;
-      if (call.norm == NormKind::kNone) {
-        device_.template launch<typename Tile::template Forward<false>>(call, blocks);
-      } else {
-        device_.template launch<typename Tile::template Forward<true>>(call, blocks);
-      }
-    });
+    bool whole = true;
+    for (int i = 0; i < call.num_sources; ++i) {
+      const FusionOperand& s = call.sources[i];
+      whole = whole && (s.multiplied || (whole_chunks<T>(call.space, s.stride, s.data, s.width) &&
+                                         whole_columns<T>(call.weight, call.weight_stride, s.first, s.width)));
+    }
+    with_fusion_tile<T>(whole, processors_, call.space.rows, call.out,
+                        [&](auto tile, int64_t blocks, int column_tiles) {
+                          using Tile = decltype(tile);
+                          call.column_tiles = column_tiles;
+                          if (call.norm == NormKind::kNone) {
+                            device_.template launch<typename Tile::template Forward<false>>(call, blocks);
+                          } else {
+                            device_.template launch<typename Tile::template Forward<true>>(call, blocks);
+                          }
+                        });
   }
 
   const FusionProblem& p_;

@@ -15,8 +15,8 @@ constexpr int kMaxCudaSources = 16;
 /// The leading axes of the output, or those that a shared source has: the others are of size 1 then.
 struct RowSpace {
   int axes = 0;
-  int64_t size[kMaxRowAxes] = {};
-  int64_t rows = 0;
+  uint32_t size[kMaxRowAxes] = {};
+  int64_t rows = 0;  // less than 2^31
 };
 
 /// A tensor of `width` columns. Of a shared source, that has been multiplied, the fp32 product.
@@ -52,17 +52,14 @@ constexpr int64_t kChunkElements = 16 / static_cast<int64_t>(sizeof(T));
 
 MMK_NAMESPACE_BEGIN
 
-MMK_DEVICE uint64_t divide(uint64_t a, uint64_t b) {
-  return (a | b) >> 32 == 0 ? static_cast<uint32_t>(a) / static_cast<uint32_t>(b) : a / b;
-}
-
 /// Where row `row` of a space stands in a tensor.
 MMK_DEVICE int64_t row_offset(const RowSpace& space, const int64_t (&stride)[kMaxRowAxes], int64_t row) {
   int64_t offset = 0;
-  uint64_t rest = static_cast<uint64_t>(row);
+  uint32_t rest = static_cast<uint32_t>(row);
+#pragma unroll 1
   for (int axis = space.axes - 1; axis > 0; --axis) {
-    const uint64_t size = static_cast<uint64_t>(space.size[axis]), above = divide(rest, size);
-    offset += static_cast<int64_t>(rest - above * size) * stride[axis];
+    const uint32_t above = rest / space.size[axis];
+    offset += static_cast<int64_t>(rest - above * space.size[axis]) * stride[axis];
     rest = above;
   }
   return space.axes > 0 ? offset + static_cast<int64_t>(rest) * stride[0] : 0;
@@ -70,11 +67,17 @@ MMK_DEVICE int64_t row_offset(const RowSpace& space, const int64_t (&stride)[kMa
 
 /// Whether the rows of a tensor can be copied in whole chunks.
 template <class T>
-MMK_DEVICE bool whole_chunks(const RowSpace& space, const int64_t (&stride)[kMaxRowAxes], Global<const T> data,
-                             int64_t width) {
-  bool whole = data.aligned16() && width % kChunkElements<T> == 0;
+MMK_HOST_DEVICE inline bool whole_chunks(const RowSpace& space, const int64_t (&stride)[kMaxRowAxes], const void* data,
+                                         int64_t width) {
+  bool whole = reinterpret_cast<uint64_t>(data) % 16 == 0 && width % kChunkElements<T> == 0;
   for (int axis = 0; axis < space.axes; ++axis) whole = whole && stride[axis] % kChunkElements<T> == 0;
   return whole;
+}
+
+/// Whether columns [first, first + width) of a matrix can be.
+template <class T>
+MMK_HOST_DEVICE inline bool whole_columns(const void* data, int64_t stride, int64_t first, int64_t width) {
+  return reinterpret_cast<uint64_t>(data) % 16 == 0 && (stride | first | width) % kChunkElements<T> == 0;
 }
 
 /// Element `index` of a tensor of any dtype, in fp32.
