@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from mmkernels import backend as backends
-from mmkernels.ops.fusion import cpu
+from mmkernels.ops.fusion import native_call
 from tests.device.attention import NAMES, array
 
 FORWARD = (
@@ -49,21 +48,18 @@ class Emulated:
         return []
 
     def forward(self, *operands: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the C++ backend's, on the emulator."""
-        with self._in_the_library():
-            return cpu.forward(*operands)
+        """As the native backends', on the emulator."""
+        return native_call.forward(self._forward, *operands)
 
     def backward(self, *operands: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As the C++ backend's, on the emulator."""
-        with self._in_the_library():
-            return cpu.backward(*operands)
+        """As the native backends', on the emulator."""
+        return native_call.backward((self._forward, self._backward), *operands)
 
-    def _in_the_library(self) -> Any:
-        return mock.patch.multiple(
-            cpu,
-            _forward=lambda *values: self._run("forward", FORWARD, values, WRITTEN_FORWARD),
-            _backward=lambda *values: self._run("backward", BACKWARD, values, WRITTEN_BACKWARD),
-        )
+    def _forward(self, *values: Any) -> None:
+        self._run("forward", FORWARD, values, WRITTEN_FORWARD)
+
+    def _backward(self, *values: Any) -> None:
+        self._run("backward", BACKWARD, values, WRITTEN_BACKWARD)
 
     def _run(self, direction: str, names: Sequence[str], values: Sequence[Any], written: Sequence[str]) -> None:
         call = dict(zip(names, values, strict=True))

@@ -62,7 +62,7 @@ struct ConcatFusion {
     if (walk.source < 0 || walk.feature >= call.sources[walk.source].width) next_source(walk);
     const FusionOperand& s = call.sources[walk.source];
     const Global<const T> rows = global<T>(s.data);
-    const int64_t count = call.space.rows - first_row;
+    const int count = rows_left(call.space.rows, first_row, kRows);
     const auto row_at = [&](int i) { return source_row(s, i); };
     if constexpr (kNorm) {
       const Normaliser norm{call.mean, call.rstd, call.norm_weight ? call.norm_weight + s.first : nullptr};
@@ -76,13 +76,14 @@ struct ConcatFusion {
     }
     using OwnOutputs = OwnChunks<Right, kThreads>;
     const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };
-    stage_rows<kThreads>(right, global<T>(call.weight) + s.first, weight_at, call.out - first_column, walk.feature,
-                         s.width, kWhole || walk.whole_weight);
+    stage_rows<kThreads>(right, global<T>(call.weight) + s.first, weight_at,
+                         rows_left(call.out, first_column, kColumns), walk.feature, s.width,
+                         kWhole || walk.whole_weight);
     walk.feature += kDepth;
   }
 
   MMK_DEVICE void finish(const Product& product) const {
-    const int64_t rows = smaller<int64_t>(kRows, call.space.rows - first_row);
+    const int rows = rows_left(call.space.rows, first_row, kRows);
     for (int r = warp_index(); r < rows; r += kThreads / 32) {
       const int64_t row = first_row + r;
       const int64_t result = row_offset(call.space, call.result.stride, row);

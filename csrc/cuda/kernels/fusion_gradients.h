@@ -54,29 +54,22 @@ struct FusionSourceGradient {
       const int64_t own = first_row + OwnRows::row(i);
       return own < call.space.rows ? row_offset(call.space, call.slopes.stride, own) : 0;
     };
-    int64_t row[OwnRows::kCount];
-#pragma unroll
-    for (int i = 0; i < OwnRows::kCount; ++i) row[i] = row_at(i);
-    const auto known_row = [&](int i) { return row[i]; };
-    const int64_t count = call.space.rows - first_row;
+    const int count = rows_left(call.space.rows, first_row, kRows);
     Product product{shared_memory()};
-    int64_t output = 0;
+    int output = 0;
     product.run(ceil_div(call.out, Product::kDepth), [&](Left left, Right right) {
-      if (whole_slopes) {
-        stage_whole_rows<kThreads>(left, slopes, known_row, count, output, call.out);
-      } else {
-        stage_any_rows<kThreads>(left, slopes, row_at, count, output, call.out);
-      }
+      stage_rows<kThreads>(left, slopes, row_at, count, output, call.out, whole_slopes);
       using OwnOutputs = OwnChunks<Right, kThreads>;
       const auto weight_at = [&](int i) { return (output + OwnOutputs::row(i)) * call.weight_stride; };
-      stage_rows<kThreads>(right, weight, weight_at, call.out - output, first_column, call.width, whole_weight);
+      stage_rows<kThreads>(right, weight, weight_at, rows_left(call.out, output, Product::kDepth), first_column,
+                           call.width, whole_weight);
       output += Product::kDepth;
     });
     finish(product, first_row, first_column);
   }
 
   MMK_DEVICE void finish(const Product& product, int64_t first_row, int64_t first_column) const {
-    const int64_t rows = smaller<int64_t>(kRows, call.space.rows - first_row);
+    const int rows = rows_left(call.space.rows, first_row, kRows);
     const auto of_row = [](const float* vector, int64_t row, float absent) {
       return vector ? load(global<float>(vector) + row) : absent;
     };
@@ -144,7 +137,7 @@ struct FusionWeightGradient {
     Product product{shared_memory()};
     int64_t row = 0;
     product.run(ceil_div(call.space.rows, Product::kDepth), [&](Left left, Right right) {
-      const int64_t count = call.space.rows - row;
+      const int count = rows_left(call.space.rows, row, Product::kDepth);
       const auto slope_at = [&](int i) {
         return row_offset(call.space, call.slopes.stride, row + OwnChunks<Left, kThreads>::row(i));
       };
@@ -168,8 +161,8 @@ struct FusionWeightGradient {
     for (int i = thread_index(); i < kColumns * (kRows / kGroup); i += kThreads) {
       const int group = i / kColumns * kGroup, c = i % kColumns;
       const int64_t column = first_column + c, first = first_output + group;
-      const int64_t outputs = smaller<int64_t>(kGroup, call.out - first);
-      if (column >= call.width || outputs <= 0) continue;
+      const int outputs = rows_left(call.out, first, kGroup);
+      if (column >= call.width || outputs == 0) continue;
       float sum = 0.0f;
       for (int n = 0; n < outputs; ++n) {
         const float w = widen(load(global<T>(call.weight) + ((first + n) * call.weight_stride + column)));
@@ -181,7 +174,7 @@ struct FusionWeightGradient {
   }
 
   MMK_DEVICE void finish(const Product& product, int64_t first_output, int64_t first_column) const {
-    const int64_t outputs = smaller<int64_t>(kRows, call.out - first_output);
+    const int outputs = rows_left(call.out, first_output, kRows);
     for (int r = warp_index(); r < outputs; r += kThreads / 32) {
       const int64_t n = first_output + r;
       const float total = call.norm_bias ? load(global<float>(call.sums) + n) : 0.0f;

@@ -6,8 +6,6 @@
 
 namespace mmkernels {
 
-constexpr int kMaxCudaFusionSources = 16;
-
 /// Bytes of device memory that a call needs beside its tensors, 256-byte aligned; may be 0. Reads sizes only, no memory.
 int64_t fusion_forward_workspace(const FusionProblem& problem, int processors);
 int64_t fusion_backward_workspace(const FusionProblem& problem, int processors);

@@ -179,6 +179,11 @@ struct BlockProduct {
   }
 };
 
+/// How many of the rows from `first` on, of `total`, a tile of `size` has.
+MMK_DEVICE int rows_left(int64_t total, int64_t first, int size) {
+  return static_cast<int>(smaller<int64_t>(larger<int64_t>(total - first, 0), size));
+}
+
 /// The chunks of a tile that this thread stages: one column of chunks, every kDown-th row.
 template <class Tile, int kThreads>
 struct OwnChunks {
@@ -193,20 +198,21 @@ struct OwnChunks {
 /// Fills a tile with rows of which that of number i of this thread starts at `data + offset(i)`: columns [first, width) of
 /// them, zeros beyond, and in rows from `count` on. Every chunk is aligned, and inside or outside of [first, width).
 template <int kThreads, class Tile, class Offset>
-MMK_DEVICE void stage_whole_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+MMK_DEVICE void stage_whole_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int count,
                                  int64_t first, int64_t width) {
   using Own = OwnChunks<Tile, kThreads>;
   const int64_t column = first + Own::column();
+  const bool in_width = column < width;
 #pragma unroll
   for (int i = 0; i < Own::kCount; ++i) {
-    const bool inside = Own::row(i) < count && column < width;
+    const bool inside = Own::row(i) < count && in_width;
     copy16_async(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), inside);
   }
 }
 
 /// The same for rows of any alignment and width; not asynchronous.
 template <int kThreads, class Tile, class Offset>
-MMK_DEVICE void stage_any_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+MMK_DEVICE void stage_any_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int count,
                                int64_t first, int64_t width) {
   using Own = OwnChunks<Tile, kThreads>;
   const int64_t column = first + Own::column();
@@ -219,7 +225,7 @@ MMK_DEVICE void stage_any_rows(Tile tile, Global<const typename Tile::T> data, c
 }
 
 template <int kThreads, class Tile, class Offset>
-MMK_DEVICE void stage_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int64_t count,
+MMK_DEVICE void stage_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int count,
                            int64_t first, int64_t width, bool whole) {
   if (whole) return stage_whole_rows<kThreads>(tile, data, offset, count, first, width);
   stage_any_rows<kThreads>(tile, data, offset, count, first, width);

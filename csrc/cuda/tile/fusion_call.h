@@ -9,9 +9,6 @@
 
 namespace mmkernels {
 
-/// Sources travel in the kernel's parameters.
-constexpr int kMaxCudaSources = 16;
-
 /// The leading axes of the output, or those that a shared source has: the others are of size 1 then.
 struct RowSpace {
   int axes = 0;

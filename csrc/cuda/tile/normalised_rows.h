@@ -13,7 +13,7 @@ struct Normaliser {
 /// As stage_rows, for rows first_row.. of those that the statistics are of.
 template <int kThreads, class Tile, class Offset>
 MMK_DEVICE void stage_normalised_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset,
-                                      int64_t first_row, int64_t count, int64_t first, int64_t width, bool whole,
+                                      int64_t first_row, int count, int64_t first, int64_t width, bool whole,
                                       const Normaliser& norm) {
   using T = typename Tile::T;
   using Own = OwnChunks<Tile, kThreads>;
@@ -31,7 +31,7 @@ MMK_DEVICE void stage_normalised_rows(Tile tile, Global<const typename Tile::T> 
     float weight[kElements];
 #pragma unroll
     for (int e = 0; e < kElements; ++e) weight[e] = column < width ? weight_of(e) : 0.0f;
-#pragma unroll 2
+#pragma unroll
     for (int i = 0; i < Own::kCount; ++i) {
       const int64_t row = Own::row(i);
       Chunk chunk{};
