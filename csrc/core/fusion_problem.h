@@ -9,6 +9,8 @@ enum class NormKind : int32_t { kNone, kLayer, kRms };
 enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh, kSigmoid };
 
 constexpr int kMaxRowAxes = 16;
+/// In CUDA sources travel in the kernel's parameters.
+constexpr int kMaxCudaSources = 16;
 
 /// A tensor whose leading axes broadcast against those of the output: stride 0 along an axis that it lacks.
 struct RowView {

@@ -25,22 +25,6 @@ inline void broadcast_strides(const Tensor& t, const char* name, const int64_t (
   }
 }
 
-/// Every tensor of a call must be where its query is: the dispatcher only knows that one of them is on a GPU.
-inline void check_device(const Tensor& query, std::initializer_list<std::vector<Tensor>> lists,
-                         std::initializer_list<OptionalTensor> others) {
-  const auto device = query.device();
-  const auto check = [&](const Tensor& t) {
-    MMK_CHECK(t.device() == device, "every tensor must be on query's device, ", device.index(), ", got one on ",
-              t.device().index(), t.is_cuda() ? "" : ", which is no GPU");
-  };
-  for (const auto& list : lists) {
-    for (const Tensor& t : list) check(t);
-  }
-  for (const OptionalTensor& t : others) {
-    if (t) check(*t);
-  }
-}
-
 /// View of a (B, H, L, D) or packed (T, H, D) tensor.
 inline TensorView view_of(const Tensor& t, const char* name, bool packed, int64_t batch, int64_t heads, int64_t rows,
                           int64_t dim) {

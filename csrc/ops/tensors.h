@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <optional>
+#include <vector>
 
 #include "../core/problem.h"
 
@@ -25,6 +27,22 @@ inline DType dtype_of(const Tensor& t, const char* name) {
       return DType::kFloat16;
     default:
       MMK_CHECK(false, name, " must be float32, bfloat16 or float16");
+  }
+}
+
+/// Every tensor of a call must be where its first is: the dispatcher only knows that one of them is on a GPU.
+inline void check_device(const Tensor& first, std::initializer_list<std::vector<Tensor>> lists,
+                         std::initializer_list<OptionalTensor> others) {
+  const auto device = first.device();
+  const auto check = [&](const Tensor& t) {
+    MMK_CHECK(t.device() == device, "every tensor must be on one device, ", device.index(), ", got one on ",
+              t.device().index(), t.is_cuda() ? "" : ", which is no GPU");
+  };
+  for (const auto& list : lists) {
+    for (const Tensor& t : list) check(t);
+  }
+  for (const OptionalTensor& t : others) {
+    if (t) check(*t);
   }
 }
 

@@ -79,4 +79,5 @@ PYBIND11_MODULE(mmk_emulator, module) {
   bind_attention_backward(module);
   bind_contrastive(module);
   bind_tile_product(module);
+  bind_fusion(module);
 }

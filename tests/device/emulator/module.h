@@ -11,5 +11,6 @@ void bind_attention(pybind11::module_& module);
 void bind_attention_backward(pybind11::module_& module);
 void bind_contrastive(pybind11::module_& module);
 void bind_tile_product(pybind11::module_& module);
+void bind_fusion(pybind11::module_& module);
 
 }  // namespace emulator

@@ -1,0 +1,7 @@
+#include "fusion_type.h"
+
+MMK_NAMESPACE_BEGIN
+
+MMK_FUSION_TYPE(BFloat16)
+
+MMK_NAMESPACE_END
