@@ -1,4 +1,4 @@
-"""The host side of the "cuda" backend of contrastive_loss without a GPU: contrastive_double.cpp stands for the kernels."""
+"""The host side of the "cuda" backend of contrastive_loss without a GPU, above contrastive_double.cpp."""
 
 from __future__ import annotations
 
