@@ -84,6 +84,19 @@ def test_length_of_embeddings(emulator, length, kind, dtype):
 
 
 @each_dtype
+@each_kind
+def test_logits_far_below_zero(emulator, kind, dtype):
+    """Where a tile goes on behind the last column, dot products are 0: their exponential is Inf beside such rows."""
+    case = Case(40, 35, 24, kind, "index", 0.1, length=10.0)
+    operands = case.operands(dtype)
+    with torch.no_grad():
+        for operand, sign in zip(operands[:2], (1, -1), strict=True):
+            operand.copy_(sign * (1.0 + 0.1 * operand.abs()))
+    with emulated(emulator):
+        Expectation(case, operands).check("cuda")
+
+
+@each_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_kind
 def test_layout_of_embeddings(emulator, kind, layout, dtype):
