@@ -138,33 +138,31 @@ MMK_DEVICE void accumulate(C& c, const W& weights, B b) {
 /// Sums that rest in device memory between chunks, each number where its own thread put it.
 template <int kThreads, class C>
 MMK_DEVICE void add_saved(C& c, Global<float> memory) {
-  int i = 0;
+  const Global<float> own = memory + thread_index();
 #pragma unroll
   for (int n = 0; n < C::kColumnTiles; ++n)
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
-      c.at[0][n][j] = load_written(memory + (i++ * kThreads + thread_index())) + c.at[0][n][j];
+    for (int j = 0; j < 4; ++j) c.at[0][n][j] = load_written(own + (4 * n + j) * kThreads) + c.at[0][n][j];
 }
 template <int kThreads, class C>
 MMK_DEVICE void save(const C& c, Global<float> memory) {
-  int i = 0;
+  const Global<float> own = memory + thread_index();
 #pragma unroll
   for (int n = 0; n < C::kColumnTiles; ++n)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) store(memory + (i++ * kThreads + thread_index()), c.at[0][n][j]);
+    for (int j = 0; j < 4; ++j) store(own + (4 * n + j) * kThreads, c.at[0][n][j]);
 }
 
 /// Row r of the lane's two, times `by`, to the `dim` elements from `to` on.
 template <class T, class C>
 MMK_DEVICE void write_row(const C& c, int r, Global<T> to, int dim, float by) {
   const int pair = lane_index() % 4 * 2;
+  const Global<T> own = to + pair;
 #pragma unroll
   for (int n = 0; n < C::kColumnTiles; ++n)
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int column = 8 * n + pair + e;
-      if (column < dim) store(to + column, narrow<T>(c.at[0][n][2 * r + e] * by));
-    }
+    for (int e = 0; e < 2; ++e)
+      if (8 * n + pair + e < dim) store(own + (8 * n + e), narrow<T>(c.at[0][n][2 * r + e] * by));
 }
 
 MMK_NAMESPACE_END
