@@ -1,4 +1,4 @@
-"""The CUDA concat_fusion kernels as a backend on CPU tensors: the emulator (docs/kernels/emulator.md) in the GPU's place.
+"""The CUDA concat_fusion kernels as a backend on CPU tensors: the emulator (docs/kernels/emulator.md) for a GPU.
 
 `emulated(emulator)` puts it where the "cuda" backend stands; the tensors are prepared as for the native library, by the
 same code, and what stands for the library takes them as arrays.

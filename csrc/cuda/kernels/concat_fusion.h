@@ -19,7 +19,7 @@ MMK_NAMESPACE_BEGIN
 template <class T_, int kRowWarps, int kColumnWarps, bool kNorm, bool kWhole>
 struct ConcatFusion {
   using T = T_;
-  using Call = FusionCall;
+  using Call = FusionLaunch;
   using Product = BlockProduct<T, kRowWarps, kColumnWarps, false, false, 0>;
   using Left = typename Product::Left;
   using Right = typename Product::Right;
@@ -28,10 +28,10 @@ struct ConcatFusion {
   static constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kDepth = Product::kDepth;
   using OwnRows = OwnChunks<Left, kThreads>;
 
-  const FusionCall& call;
+  const FusionLaunch& call;
   int64_t first_row, first_column;
 
-  MMK_DEVICE explicit ConcatFusion(const FusionCall& c) : call(c) {}
+  MMK_DEVICE explicit ConcatFusion(const FusionLaunch& c) : call(c) {}
 
   /// Where the walk over the sources is, and where this thread's rows of the present one stand.
   struct Walk {

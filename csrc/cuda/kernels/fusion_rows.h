@@ -17,10 +17,10 @@ struct RowWarps {
 /// that nothing cancels where |mean| >> std.
 template <class T>
 struct FusionStatistics : RowWarps {
-  using Call = FusionCall;
-  const FusionCall& call;
+  using Call = FusionLaunch;
+  const FusionLaunch& call;
 
-  MMK_DEVICE explicit FusionStatistics(const FusionCall& c) : call(c) {}
+  MMK_DEVICE explicit FusionStatistics(const FusionLaunch& c) : call(c) {}
 
   template <class F>
   MMK_DEVICE void for_each_feature(int64_t row, const F& f) const {

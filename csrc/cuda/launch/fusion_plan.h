@@ -120,7 +120,7 @@ class FusionForward {
  private:
   /// Turns a shared source into its product with the weight, of its own rows.
   void multiply_shared(const Source& s, FusionOperand& operand) {
-    FusionCall own;
+    FusionLaunch own;
     own.space = own_space(p_, s);
     own.sources[0] = operand;
     own.num_sources = 1;
@@ -134,7 +134,7 @@ class FusionForward {
     for (int axis = 0; axis < p_.axes; ++axis) operand.stride[axis] = s.own[axis] * p_.out;
   }
 
-  void multiply(FusionCall& call) {
+  void multiply(FusionLaunch& call) {
     bool whole = true;
     for (int i = 0; i < call.num_sources; ++i) {
       const FusionOperand& s = call.sources[i];
@@ -156,7 +156,7 @@ class FusionForward {
   const FusionProblem& p_;
   const int processors_;
   Device& device_;
-  FusionCall call_;
+  FusionLaunch call_;
 };
 
 MMK_NAMESPACE_END

@@ -24,7 +24,7 @@ struct FusionOperand {
   bool multiplied = false;
 };
 
-struct FusionCall {
+struct FusionLaunch {
   RowSpace space;
   FusionOperand sources[kMaxCudaSources];
   int num_sources = 0;
@@ -39,7 +39,7 @@ struct FusionCall {
   void* product = nullptr;
   int column_tiles = 1;
 };
-static_assert(sizeof(FusionCall) <= 4096, "kernel parameters");
+static_assert(sizeof(FusionLaunch) <= 4096, "kernel parameters");
 
 /// Elements of every stride, start and width so that rows can be copied in chunks of 16 bytes.
 template <class T>
