@@ -103,9 +103,14 @@ def nvcc_command(toolkit: Toolkit) -> list[str]:
     return [str(toolkit.nvcc), "-ccbin", host[0]]
 
 
+# How device code is compiled wherever it is: in the library, for the machine-code report, for the PTX interpreter.
+# -fmad=false: which products are fused is written out, lest two kernels over the same formula differ in a bit.
+DEVICE_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-DMMK_ISA=device")
+
+
 def nvcc_flags(toolkit: Toolkit, architectures: list[str]) -> list[str]:
     """Flags of every .cu file."""
-    flags = ["-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-DMMK_ISA=device"]
+    flags = [*DEVICE_FLAGS, "-DNDEBUG"]
     flags += [f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{ROOT / 'csrc'}", *toolkit.include_flags]
     flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden,-Wall,-Wno-psabi", "-cudart", "static"]
     for architecture in architectures:

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tools.cuda import DEVICE_FLAGS
+
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDE = (ROOT / "csrc" / "cuda", ROOT / "csrc")
-FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-DMMK_ISA=device")
+FLAGS = DEVICE_FLAGS
 CACHE = ROOT / "build" / "ptx"
 _INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 

@@ -128,6 +128,10 @@ KERNEL shuffles(const uint32_t* in, uint32_t* out) {
   out[5 * i + 4] = warp_and(in[i]);
 }
 
+KERNEL warp_votes(const uint32_t* in, uint32_t* out) {
+  out[thread_index()] = warp_any(in[thread_index()] != 0) ? 1 : 0;
+}
+
 // ---- matrix.h: in shared memory, four 8 x 8 matrices one after the other; in registers, fragments as they are ----
 
 KERNEL matrices(const Words<4>* in, Words<4>* out) {

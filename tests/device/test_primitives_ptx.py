@@ -87,6 +87,13 @@ def test_lowest_bit(module):
     assert run(module, "math_lowest_bit", np.zeros(33, np.int32), bits, threads=33).tolist() == list(range(33))
 
 
+def test_warp_any(module):
+    votes = np.zeros(96, np.uint32)
+    votes[40] = 7
+    found = run(module, "warp_votes", np.zeros(96, np.uint32), votes, threads=96)
+    assert found.reshape(3, 32).tolist() == [[0] * 32, [1] * 32, [0] * 32]
+
+
 def test_exp2_and_log2(module):
     a = np.linspace(-140, 60, 96).astype(np.float32)
     a[:3] = -np.inf, 0.0, -127.0

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.cuda import DEVICE_FLAGS
+
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
@@ -49,7 +51,7 @@ class Unit:
 def nvcc_flags(arch: int) -> list[str]:
     """How the kernels are compiled for one architecture; paths are relative to the root of the repository."""
     includes = ["-Icsrc/cuda", "-Icsrc"]
-    return ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-DMMK_ISA=device", *includes, f"-arch=sm_{arch}"]
+    return [*DEVICE_FLAGS, *includes, f"-arch=sm_{arch}"]
 
 
 def find_tool(name: str, folder: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What the C++ backends of concat_fusion share: their kernels take the op's tensors, and outputs allocated here."""
+"""What the C++ backends of concat_fusion share: kernels take the op's tensors, and outputs allocated here."""
 
 from __future__ import annotations
 
