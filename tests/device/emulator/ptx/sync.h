@@ -58,8 +58,6 @@ MMK_DEVICE uint32_t warp_and(uint32_t value, emulator::Site site = emulator::her
   return emulator::reduce_warp(emulator::Op::kWarpAnd, value, site, [](uint32_t a, uint32_t b) { return a & b; });
 }
 
-MMK_DEVICE bool warp_any(bool own, emulator::Site site = emulator::here()) {
-  return warp_or(own ? 1u : 0u, site) != 0;
-}
+MMK_DEVICE bool warp_any(bool own, emulator::Site site = emulator::here()) { return warp_or(own ? 1u : 0u, site) != 0; }
 
 MMK_NAMESPACE_END
