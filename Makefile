@@ -4,6 +4,7 @@
 #   make test       a sample of every suite, within 15 minutes on 2 cores
 #   make test-all   the rest of what CI runs
 #   make sass       report the machine code of the CUDA kernels (needs nvcc)
+#   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
 #
 # Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
 # SASS_ARGS (more arguments of tools/machine_code).
@@ -19,12 +20,13 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
         'tests/*.h' 'tests/*.cpp')
 INSTALLED := $(VENV)/installed
 
-.PHONY: help venv build build-cuda build-test-module demo test test-all test-nightly gpu-check lint house format \
-        sanitize sass sass-check clean
+.PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-nightly gpu-check lint house \
+        format sanitize sass sass-check clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
-	@echo "others:         venv build build-cuda build-test-module test-nightly lint format sanitize sass-check clean"
+	@echo "others:         venv build build-cuda build-test-module build-emulator test-nightly lint format"
+	@echo "                sanitize sass-check clean"
 
 # ---- environment and build ----
 
@@ -47,18 +49,21 @@ build-cuda: venv
 build-test-module: venv
 	$(PY) tools/native.py tests
 
+build-emulator: venv
+	$(PY) tools/native.py emulator
+
 # ---- run ----
 
 demo: build
 	$(PY) -m mmkernels demo
 
-test: build build-test-module
+test: build build-test-module build-emulator
 	$(PYTEST) -m "not slow and not nightly"
 
-test-all: build build-test-module
+test-all: build build-test-module build-emulator
 	$(PYTEST) -m "slow and not nightly"
 
-test-nightly: build build-test-module
+test-nightly: build build-test-module build-emulator
 	$(PYTEST) -m nightly
 
 # On a machine with a GPU and a CUDA torch; fails where nothing ran on one. docs/testing.md

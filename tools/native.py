@@ -1,8 +1,9 @@
-"""Builds the C++ of this project with ninja: the libraries of the wheel, and the test module.
+"""Builds the C++ of this project with ninja: the libraries of the wheel, and the test modules.
 
     python tools/native.py library [--output FILE] [--sanitize]
     python tools/native.py cuda [--output FILE]
     python tools/native.py tests [--sanitize]
+    python tools/native.py emulator [--sanitize]
 
 setup.py calls `library` and `cuda` for wheels and editable installs. Nothing is downloaded, no device is probed, and
 torch is not imported: only its headers and libtorch_cpu are used, through torch's stable ABI. The switches in the
@@ -87,25 +88,43 @@ def library(output: Path | None = None, sanitize: bool = False) -> Build:
 
 def tests(sanitize: bool = False) -> Build:
     """The pybind11 module of tests/core, on csrc/core and csrc/cpu/simd.h; never part of a wheel."""
-    if importlib.util.find_spec("pybind11") is None:
-        raise BuildError("the test module needs pybind11 (pip install '.[test]')")
-    import pybind11
-
-    kind = "tests-sanitize" if sanitize else "tests"
-    # pybind11 refuses the limited API
-    flags = [flag for flag in FLAGS if "Py_LIMITED_API" not in flag]
-    flags += [*(SANITIZED if sanitize else OPTIMISED), *words("CXXFLAGS"), f"-I{ROOT / 'csrc'}"]
-    include = [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])]
-    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-    build = Build(
-        folder=ROOT / "build" / kind,
-        output=ROOT / "build" / kind / f"mmk_core_tests{suffix}",
-        link=["-shared", *(SANITIZED if sanitize else []), *words("LDFLAGS")],
-    )
-    build.add(ROOT / "tests" / "core" / "module.cpp", [*flags, *include])
+    build, flags = _module("tests", "mmk_core_tests", sanitize)
+    build.add(ROOT / "tests" / "core" / "module.cpp", flags)
     for isa, machine in isas().items():
         build.add(ROOT / "tests" / "core" / "lanes.cpp", [*flags, *machine, f"-DMMK_ISA={isa}"], isa)
     return build
+
+
+def emulator(sanitize: bool = False) -> Build:
+    """The pybind11 module that runs device code on the host (docs/kernels/emulator.md); never part of a wheel.
+
+    What the device code includes as <ptx/...> is the emulator's own.
+    """
+    build, flags = _module("emulator", "mmk_emulator", sanitize)
+    folder = ROOT / "tests" / "device" / "emulator"
+    machine = isas().get("avx2", [])  # for speed: what it computes does not depend on it
+    for source in sorted(folder.rglob("*.cpp")):
+        build.add(source, [*flags, *machine, f"-I{folder}", "-DMMK_ISA=device", "-Wno-unknown-pragmas", f"-fmacro-prefix-map={ROOT}/="])
+    return build
+
+
+def _module(name: str, module: str, sanitize: bool) -> tuple[Build, list[str]]:
+    """An empty build of a pybind11 module in build/<name>, and the flags of its sources."""
+    if importlib.util.find_spec("pybind11") is None:
+        raise BuildError("the test modules need pybind11 (pip install '.[test]')")
+    import pybind11
+
+    # pybind11 refuses the limited API
+    flags = [flag for flag in FLAGS if "Py_LIMITED_API" not in flag]
+    flags += [*(SANITIZED if sanitize else OPTIMISED), *words("CXXFLAGS"), f"-I{ROOT / 'csrc'}"]
+    flags += [f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])]
+    folder = ROOT / "build" / (f"{name}-sanitize" if sanitize else name)
+    build = Build(
+        folder=folder,
+        output=folder / f"{module}{importlib.machinery.EXTENSION_SUFFIXES[0]}",
+        link=["-shared", *(SANITIZED if sanitize else []), *words("LDFLAGS")],
+    )
+    return build, flags
 
 
 def cuda_library(output: Path | None = None) -> Build:
@@ -160,7 +179,7 @@ def _link_checks(library: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["library", "cuda", "tests"])
+    parser.add_argument("what", choices=["library", "cuda", "tests", "emulator"])
     parser.add_argument("--output", type=Path, help="where the library goes (default: into mmkernels/)")
     parser.add_argument("--sanitize", action="store_true", help="under AddressSanitizer and UBSan; not of cuda")
     parser.add_argument("--verbose", action="store_true", help="show every command")
@@ -168,8 +187,10 @@ def main() -> None:
     try:
         if args.what == "library":
             build = library(args.output, args.sanitize)
+        elif args.what == "cuda":
+            build = cuda_library(args.output)
         else:
-            build = cuda_library(args.output) if args.what == "cuda" else tests(args.sanitize)
+            build = {"tests": tests, "emulator": emulator}[args.what](args.sanitize)
         print(build.run(args.verbose))
     except BuildError as error:
         sys.exit(f"error: {error}")

@@ -83,14 +83,16 @@ def make_call(problem: Problem, dtype: str, backward: bool, seed: int = 0, devic
 def work(call: Call) -> Work:
     """Operations and bytes of a call.
 
-    Forward is one product over all pairs, forward+backward four: that, it again (a loss that keeps no logits computes
-    them anew, as attention does), and one for each side's gradient. Exponentials are not counted. Bytes: the embeddings
-    read; forward+backward: read twice, their gradients written.
+    Forward is one product over all pairs, forward+backward that and one for each side's gradient; the softmax kind's
+    comes again, four in all (a loss that keeps no logits computes them anew, as attention does). Exponentials are not
+    counted. Bytes: the embeddings read; forward+backward: read twice, their gradients written.
     """
     (rows, dim), columns = call.image.shape, call.text.shape[0]
     flops = 2 * rows * columns * dim
     size = call.image.nbytes + call.text.nbytes
-    return Work(4 * flops, 3 * size) if call.backward else Work(flops, size)
+    if not call.backward:
+        return Work(flops, size)
+    return Work((4 if call.kind == "softmax" else 3) * flops, 3 * size)
 
 
 def facts(problem: Problem, work: Work) -> dict[str, Any]:

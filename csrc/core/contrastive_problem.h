@@ -51,11 +51,11 @@ struct ContrastiveProblem {
   float smoothing = 0.0f;  // sigmoid only
   ContrastivePositives positives;
 
-  // forward
-  ContrastiveStatistics row, column;  // softmax
-  float* row_loss = nullptr;          // sigmoid
+  // forward: softmax only
+  ContrastiveStatistics row, column;
 
-  // backward; the sigmoid kind has row_side.grad only
+  // backward; the sigmoid kind has row_side.grad only, and not even that where only the losses are wanted
+  float* row_loss = nullptr;  // sigmoid only; nullptr: not wanted
   ContrastiveSide row_side, column_side;
   bool levels = false;  // whether a level is other than 0
   ContrastiveGradient grad_image, grad_text;

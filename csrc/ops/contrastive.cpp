@@ -1,4 +1,5 @@
-// mmkernels_cpu::contrastive_forward and contrastive_backward on torch's stable ABI: tensors -> ContrastiveProblem.
+// mmkernels_cpu::contrastive_forward and contrastive_backward (softmax) and contrastive_sigmoid (both directions in one) on
+// torch's stable ABI: tensors -> ContrastiveProblem.
 //
 // Shapes are checked against one another (a kernel must never read outside a tensor, whoever calls), and the values of
 // targets, which only the CPU may read for free.
@@ -84,13 +85,6 @@ void contrastive_forward(Tensor image, Tensor text, double scale, OptionalTensor
   kernels().contrastive.forward(p, torch_threads());
 }
 
-void contrastive_forward_sigmoid(Tensor image, Tensor text, double scale, double bias, OptionalTensor targets,
-                                 double smoothing, Tensor row_loss) {
-  ContrastiveProblem p = problem_of(image, text, scale, bias, targets, true, smoothing);
-  p.row_loss = numbers_of(row_loss, "row_loss", 1, p.rows);
-  kernels().contrastive.forward(p, torch_threads());
-}
-
 ContrastiveSide side_of(const Tensor& t, const char* name, int64_t length) {
   const float* numbers = numbers_of(t, name, kSideNumbers, length);
   return {numbers, numbers + length, numbers + 2 * length, numbers + 3 * length, numbers + 4 * length};
@@ -125,11 +119,13 @@ void contrastive_backward(Tensor image, Tensor text, double scale, OptionalTenso
   run_backward(p, image, text, grad_image, grad_text, sums);
 }
 
-void contrastive_backward_sigmoid(Tensor image, Tensor text, double scale, double bias, OptionalTensor targets,
-                                  double smoothing, Tensor row_grad, OptionalTensor grad_image,
-                                  OptionalTensor grad_text, OptionalTensor sums) {
+void contrastive_sigmoid(Tensor image, Tensor text, double scale, double bias, OptionalTensor targets, double smoothing,
+                         OptionalTensor row_grad, OptionalTensor row_loss, OptionalTensor grad_image,
+                         OptionalTensor grad_text, OptionalTensor sums) {
   ContrastiveProblem p = problem_of(image, text, scale, bias, targets, true, smoothing);
-  p.row_side.grad = numbers_of(row_grad, "row_grad", 1, p.rows);
+  MMK_CHECK(row_grad || !(grad_image || grad_text || sums), "gradients need row_grad");
+  if (row_grad) p.row_side.grad = numbers_of(*row_grad, "row_grad", 1, p.rows);
+  if (row_loss) p.row_loss = numbers_of(*row_loss, "row_loss", 1, p.rows);
   run_backward(p, image, text, grad_image, grad_text, sums);
 }
 
@@ -140,21 +136,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mmkernels_cpu, m) {
       "contrastive_forward(Tensor image, Tensor text, float scale, Tensor? targets, bool totals, "
       "Tensor(a!) row_stats, Tensor(b!) row_terms, Tensor(c!) column_stats, Tensor(d!) column_terms) -> ()");
   m.def(
-      "contrastive_forward_sigmoid(Tensor image, Tensor text, float scale, float bias, Tensor? targets, "
-      "float smoothing, Tensor(a!) row_loss) -> ()");
-  m.def(
       "contrastive_backward(Tensor image, Tensor text, float scale, Tensor? targets, bool levels, "
       "Tensor row_side, Tensor column_side, Tensor(a!)? grad_image, Tensor(b!)? grad_text, Tensor(c!)? sums) -> ()");
   m.def(
-      "contrastive_backward_sigmoid(Tensor image, Tensor text, float scale, float bias, Tensor? targets, "
-      "float smoothing, Tensor row_grad, Tensor(a!)? grad_image, Tensor(b!)? grad_text, Tensor(c!)? sums) -> ()");
+      "contrastive_sigmoid(Tensor image, Tensor text, float scale, float bias, Tensor? targets, float smoothing, "
+      "Tensor? row_grad, Tensor(a!)? row_loss, Tensor(b!)? grad_image, Tensor(c!)? grad_text, Tensor(d!)? sums) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmkernels_cpu, CPU, m) {
   m.impl("contrastive_forward", TORCH_BOX(&contrastive_forward));
-  m.impl("contrastive_forward_sigmoid", TORCH_BOX(&contrastive_forward_sigmoid));
   m.impl("contrastive_backward", TORCH_BOX(&contrastive_backward));
-  m.impl("contrastive_backward_sigmoid", TORCH_BOX(&contrastive_backward_sigmoid));
+  m.impl("contrastive_sigmoid", TORCH_BOX(&contrastive_sigmoid));
 }
 
 }  // namespace mmkernels

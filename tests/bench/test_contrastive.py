@@ -91,6 +91,7 @@ def test_work():
     both, forward = work(small("softmax", "float32")), work(small("softmax", "bfloat16", False))
     assert forward.flops == 2 * 70 * 70 * 24 and forward.bytes == 2 * 70 * 24 * 2
     assert both.flops == 4 * forward.flops and both.bytes == 3 * 2 * 70 * 24 * 4
+    assert work(small("sigmoid", "float32")).flops == 3 * forward.flops
 
 
 def test_large_batch_in_small(tmp_path: Path, capsys) -> None:

@@ -57,7 +57,7 @@ def test_wrong_argument(name, monkeypatch):
     changes, error, message = WRONG[name]
     if name != "backend without kernel":  # that is for the dispatcher to say
         monkeypatch.setattr(op, "forward", _run)
-    for name in ("statistics", "sigmoid_losses"):
+    for name in ("statistics", "sigmoid"):
         monkeypatch.setattr(reference, name, _run)
     arguments = {"image": IMAGE, "text": TEXT, "logit_scale": 10.0, **changes}
     with pytest.raises(error, match=message):

@@ -87,7 +87,7 @@ def test_the_peak_shows_a_matrix():
 @runs(*EVERY)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_for_the_backward(kind, run):
-    """The operands and at most four numbers per pair."""
+    """The operands and at most four numbers per pair; of the sigmoid kind the gradients made with the loss, too."""
     rows = 512
     operands = embeddings(rows, rows, 8, torch.float32)
     kept = {}
@@ -100,4 +100,5 @@ def test_what_is_kept_for_the_backward(kind, run):
         fused(operands, kind=kind, backend=backend)
     own = {tensor.untyped_storage().data_ptr() for tensor in operands}
     assert own <= kept.keys() | {operands[3].untyped_storage().data_ptr()}  # the instrument sees the embeddings
-    assert sum(size for pointer, size in kept.items() if pointer not in own) <= 4 * 4 * rows
+    made = 2 * 4 * 8 * rows if kind == "sigmoid" else 0
+    assert made <= sum(size for pointer, size in kept.items() if pointer not in own) <= made + 4 * 4 * rows

@@ -1,19 +1,20 @@
-// Contrastive loss, backward: gradients from the statistics of rows and columns, logits computed again.
+// Contrastive loss, backward: gradients from the statistics of rows and columns, logits computed again. The sigmoid kind
+// needs no statistics, so that its losses come out of the same sweep: with gradients, or alone.
 //
 //   for each block of 256 rows of image                    (in order: a barrier after each)
 //     for each group of columns                            (a work item; at most 16, whatever the number of threads)
 //       for each block of columns                          (a tile of dot products in scratch, as in the forward)
-//         dx = d loss / d x; sums of dx and dx * dot
+//         dx = d loss / d x; sums of dx and dx * dot, and of losses (sigmoid)
 //         grad_text[columns] += dx^T image[rows]           (fp32, where the gradient is, or in a buffer of 16-bit ones)
 //         part[group] += dx text[columns]
-//     grad_image[rows] = scale * the parts, added in the order of the groups
+//     grad_image[rows] = scale * the parts, added in the order of the groups; losses likewise
 //   grad_text *= scale
 //
-// Four products of the batch for the three that keeping the logits would take: the price of memory O(batch).
+// After a forward of one product that makes four of the batch for the three that keeping the logits would take: the price
+// of memory O(batch), but not for a sigmoid loss whose gradients are made with it.
 
-#include "../../core/activation.h"
 #include "../kernels.h"
-#include "tile.h"
+#include "slopes.h"
 
 MMK_NAMESPACE_BEGIN
 namespace contrastive {
@@ -49,45 +50,20 @@ inline void finish_row(float scale, const float* from, const ContrastiveGradient
   narrow_run(buffer, dim, const_cast<char*>(at(to.data, to.dtype, row * dim)), to.dtype);
 }
 
-/// One direction's numbers for the columns of a tile, 0 beyond the last one.
-struct ColumnSide {
-  float *maximum, *log_sum, *grad, *hit, *level;
-
-  explicit ColumnSide(Arena& arena) {
-    float** parts[] = {&maximum, &log_sum, &grad, &hit, &level};
-    for (float** part : parts) *part = arena.take(kBlock);
-  }
-  void read(const ContrastiveSide& side, int64_t first, int64_t columns) const {
-    const float* from[] = {side.maximum, side.log_sum, side.grad, side.hit, side.level};
-    float* to[] = {maximum, log_sum, grad, hit, level};
-    for (int i = 0; i < 5; ++i) {
-      for (int64_t c = 0; c < kBlock; ++c) to[i][c] = c < columns ? from[i][first + c] : 0.0f;
-    }
-  }
-};
-
 class Worker {
  public:
-  static constexpr int64_t floats() {
-    return BlockScratch::floats() + 2 * kBlock * kBlock + kBlock * kPanel + 5 * kBlock + 256;
-  }
+  static constexpr int64_t floats() { return BlockScratch::floats() + Slopes::floats() + 2 * kBlock * kBlock + 256; }
   Worker(const ContrastiveProblem& problem, Arena& arena)
       : p_(problem),
         block_(arena),
-        side_(arena),
+        slopes_(problem, arena),
         tile_(arena.take(kBlock * kBlock)),
-        product_(arena.take(kBlock * kBlock)),
-        dots_(arena.take(kBlock * kPanel)) {}
+        product_(arena.take(kBlock * kBlock)) {}
 
-  /// Leaves dx in the tile, and adds to the sums of dx * dot and dx.
-  void slopes(const Place& at, double* sums) {
+  /// Leaves dx in the tile, and adds to the sums of dx * dot and dx, and to the losses of the tile's rows.
+  void slopes(const Place& at, double* sums, double* losses) {
     dot_products(p_, at, block_, tile_);
-    const bool softmax = p_.kind == ContrastiveKind::kSoftmax;
-    if (softmax) side_.read(p_.column_side, at.column, at.columns);
-    for (int64_t c = 0; c < at.columns; c += kPanel) {
-      softmax ? softmax_slopes(at, c) : sigmoid_slopes(at, c);
-      if (p_.sums || p_.levels) finish_panel(at, c, sums);
-    }
+    slopes_.replace(at, tile_, sums, losses);
   }
 
   void add_to_text(const Place& at, bool first, const Sums& sums) {
@@ -112,94 +88,10 @@ class Worker {
     }
   }
 
-  /// Both directions' probabilities less the positives, in place of the dot products, which go to dots_.
-  void softmax_slopes(const Place& at, int64_t first) {
-    float* panel = tile_ + first * at.rows;
-    const Float scale = splat(p_.scale);
-    const ContrastiveSide& row = p_.row_side;
-    Float maximum[kTileVectors], log_sum[kTileVectors], grad[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) {
-      maximum[v] = load(side_.maximum + first + v * kLanes);
-      log_sum[v] = load(side_.log_sum + first + v * kLanes);
-      grad[v] = load(side_.grad + first + v * kLanes);
-    }
-    for (int64_t r = 0; r < at.rows; ++r) {
-      const Float row_maximum = splat(row.maximum[at.row + r]), row_log_sum = splat(row.log_sum[at.row + r]);
-      const Float row_grad = splat(row.grad[at.row + r]);
-      for (int v = 0; v < kTileVectors; ++v) {
-        const Float dot = load(panel + r * kPanel + v * kLanes), x = dot * scale;
-        store(dots_ + r * kPanel + v * kLanes, dot);
-        const Float by_row = softmax_weight((x - row_maximum) - row_log_sum);
-        const Float by_column = softmax_weight((x - maximum[v]) - log_sum[v]);
-        store(panel + r * kPanel + v * kLanes, multiply_add(by_row, row_grad, by_column * grad[v]));
-      }
-    }
-    visit_panel(at, first,
-                [&](int64_t r, int64_t c) { panel[r * kPanel + c] -= row.hit[at.row + r] + side_.hit[first + c]; });
-  }
-
-  /// With y = x for negatives and -x for positives: dx = +-(sigmoid(y) - smoothing / 2) * grad.
-  void sigmoid_slopes(const Place& at, int64_t first) {
-    float* panel = tile_ + first * at.rows;
-    const Float scale = splat(p_.scale), bias = splat(p_.bias), half_smoothing = splat(0.5f * p_.smoothing);
-    const auto negate = [&](int64_t r, int64_t c) { panel[r * kPanel + c] = -panel[r * kPanel + c]; };
-    for (int64_t i = 0; i < at.rows * kPanel; i += kLanes) {
-      const Float dot = load(panel + i);
-      store(dots_ + i, dot);
-      store(panel + i, dot * scale + bias);
-    }
-    visit_panel(at, first, negate);
-    for (int64_t r = 0; r < at.rows; ++r) {
-      const Float grad = splat(p_.row_side.grad[at.row + r]);
-      for (int v = 0; v < kTileVectors; ++v) {
-        float* y = panel + r * kPanel + v * kLanes;
-        store(y, (sigmoid(load(y)) - half_smoothing) * grad);
-      }
-    }
-    visit_panel(at, first, negate);
-  }
-
-  template <class Visit>
-  void visit_panel(const Place& at, int64_t first, const Visit& visit) const {
-    visit_positives(p_.positives, at, first, smaller<int64_t>(kPanel, at.columns - first), visit);
-  }
-
-  /// Takes the levels off, after the positives: p - 1 is exact. A chain of a sum is kChain rows of a column: slopes of one
-  /// size, as at a scale of 0, drift by an ulp of the sum with every term.
-  void finish_panel(const Place& at, int64_t first, double* sums) {
-    constexpr int64_t kChain = 16;
-    const PanelLanes lanes(at.columns - first);
-    float* panel = tile_ + first * at.rows;
-    for (int64_t begin = 0; begin < at.rows; begin += kChain) {
-      Float with_dot[kTileVectors], alone[kTileVectors];
-      for (int v = 0; v < kTileVectors; ++v) with_dot[v] = alone[v] = splat(0.0f);
-      for (int64_t r = begin; r < smaller(begin + kChain, at.rows); ++r) {
-        for (int v = 0; v < kTileVectors; ++v) {
-          float* x = panel + r * kPanel + v * kLanes;
-          Float dx = load(x);
-          if (p_.levels) {
-            dx = dx - (splat(p_.row_side.level[at.row + r]) + load(side_.level + first + v * kLanes));
-            store(x, dx);
-          }
-          const Float dot = lanes.keep(v, load(dots_ + r * kPanel + v * kLanes), splat(0.0f));
-          dx = lanes.keep(v, dx, splat(0.0f));
-          with_dot[v] = multiply_add(dx, dot, with_dot[v]);
-          alone[v] = alone[v] + dx;
-        }
-      }
-      for (int v = 0; v < kTileVectors; ++v) {
-        for (int i = 0; i < kLanes; ++i) {
-          sums[0] += static_cast<double>(with_dot[v][i]);
-          sums[1] += static_cast<double>(alone[v][i]);
-        }
-      }
-    }
-  }
-
   const ContrastiveProblem& p_;
   BlockScratch block_;
-  ColumnSide side_;
-  float *tile_, *product_, *dots_;
+  Slopes slopes_;
+  float *tile_, *product_;
 };
 
 class Backward {
@@ -216,16 +108,18 @@ class Backward {
   }
 
   void run() {
+    const double products = 1.0 + (parts_ ? 1.0 : 0.0) + (text_.data ? 1.0 : 0.0);
     for (int64_t row = 0; row < p_.rows; row += kBlock) {
       const int64_t rows = smaller(kBlock, p_.rows - row);
-      const double operations =
-          6.0 * static_cast<double>(rows) * static_cast<double>(p_.columns) * static_cast<double>(p_.dim + 8);
+      const double operations = 2.0 * products * static_cast<double>(rows) * static_cast<double>(p_.columns) *
+                                static_cast<double>(p_.dim + 8);
       parallel(threads_, cut_.groups, operations, [&](Claim& claim) {
         Arena arena(Worker::floats());
         Worker worker(p_, arena);
         for (int64_t g; (g = claim.next()) >= 0;) step(worker, row, rows, g);
       });
       if (parts_) add_parts(row, rows);
+      if (p_.row_loss) add_losses(row, rows);
     }
     if (p_.grad_text.data) finish_text();
     if (!p_.sums) return;
@@ -239,10 +133,11 @@ class Backward {
  private:
   /// A block of rows and a group of columns.
   void step(Worker& worker, int64_t row, int64_t rows, int64_t group) {
+    for (double& loss : losses_[group]) loss = 0.0;
     for (int64_t b = cut_.first_block(group); b < cut_.first_block(group + 1); ++b) {
       const int64_t column = b * cut_.block;
       const Place at{row, rows, column, smaller(cut_.block, p_.columns - column)};
-      worker.slopes(at, sums_[group]);
+      worker.slopes(at, sums_[group], losses_[group]);
       if (text_.data) worker.add_to_text(at, row == 0, text_);
       if (parts_) {
         worker.add_to_image(at, b == cut_.first_block(group), parts_ + group * kBlock * stride_, stride_);
@@ -270,6 +165,14 @@ class Backward {
     });
   }
 
+  void add_losses(int64_t row, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      double total = 0.0;
+      for (int g = 0; g < cut_.groups; ++g) total += losses_[g][r];
+      p_.row_loss[row + r] = static_cast<float>(total);
+    }
+  }
+
   void finish_text() {
     constexpr int64_t kRows = 64;
     parallel(threads_, ceil_div(p_.columns, kRows), static_cast<double>(p_.columns * p_.dim), [&](Claim& claim) {
@@ -290,7 +193,8 @@ class Backward {
   Memory parts_memory_, text_memory_;  // text: where its gradient is narrower
   float* parts_ = nullptr;             // of grad_image, one per group of columns
   Sums text_;
-  double sums_[kMaxGroups][2] = {};  // of dx * dot and of dx
+  double sums_[kMaxGroups][2] = {};    // of dx * dot and of dx
+  double losses_[kMaxGroups][kBlock];  // of the rows at hand
 };
 
 }  // namespace

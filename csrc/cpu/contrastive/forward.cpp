@@ -1,4 +1,4 @@
-// Contrastive loss, forward: statistics of every row and column of x = scale * image text^T in one sweep.
+// Contrastive loss of the softmax kind, forward: statistics of every row and column of x = scale * image text^T in one sweep.
 //
 //   for each group of rows                 (a work item; at most 16, whatever the number of threads)
 //     for each block of rows               (row states start empty)
@@ -9,10 +9,9 @@
 //   columns: the states of the groups are merged in order
 //
 // A row's state is one (maximum, sum) per lane, merged when the row is complete: no reduction across lanes in a tile. A
-// column is a lane anyway. The sigmoid kind needs no columns: its state is the sum of a row's terms per lane.
+// column is a lane anyway. The sigmoid kind needs no statistics: see backward.cpp.
 // Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
-#include "../../core/softplus.h"
 #include "../kernels.h"
 #include "tile.h"
 
@@ -82,7 +81,7 @@ class Worker {
         hit_(arena.take(kBlock)) {}
 
   /// A block of rows against every column.
-  void softmax(int64_t first, int64_t rows, const ColumnState& column) {
+  void run(int64_t first, int64_t rows, const ColumnState& column) {
     row_.reset();
     for (int64_t j = 0; j < p_.columns; j += kBlock) {
       const Place at{first, rows, j, smaller(kBlock, p_.columns - j)};
@@ -99,16 +98,6 @@ class Worker {
       p_.row.hit[first + r] = static_cast<float>(row_.hit[r]);
       if (p_.row.total) p_.row.total[first + r] = sum_of_lanes(row_.total + r * kLanes);
     }
-  }
-
-  void sigmoid(int64_t first, int64_t rows) {
-    row_.reset();
-    for (int64_t j = 0; j < p_.columns; j += kBlock) {
-      const Place at{first, rows, j, smaller(kBlock, p_.columns - j)};
-      dot_products(p_, at, block_, tile_);
-      for (int64_t c = 0; c < at.columns; c += kPanel) add_sigmoid_terms(at, c);
-    }
-    for (int64_t r = 0; r < rows; ++r) p_.row_loss[first + r] = sum_of_lanes(row_.total + r * kLanes);
   }
 
  private:
@@ -208,26 +197,6 @@ class Worker {
     }
   }
 
-  /// With y = x for negatives and -x for positives: softplus(y) - smoothing / 2 * y.
-  void add_sigmoid_terms(const Place& at, int64_t first) {
-    const PanelLanes lanes(at.columns - first);
-    float* panel = tile_ + first * at.rows;
-    const Float scale = splat(p_.scale), bias = splat(p_.bias), smoothing = splat(-0.5f * p_.smoothing);
-    for (int64_t i = 0; i < at.rows * kPanel; i += kLanes) store(panel + i, load(panel + i) * scale + bias);
-    visit_positives(p_.positives, at, first, smaller<int64_t>(kPanel, at.columns - first),
-                    [&](int64_t r, int64_t c) { panel[r * kPanel + c] = -panel[r * kPanel + c]; });
-    for (int64_t r = 0; r < at.rows; ++r) {
-      Float sum = splat(0.0f);
-      for (int v = 0; v < kTileVectors; ++v) {
-        const Float y = load(panel + r * kPanel + v * kLanes);
-        Float term = softplus(y);
-        if (p_.smoothing != 0.0f) term = multiply_add(y, smoothing, term);
-        sum = sum + lanes.keep(v, term, splat(0.0f));
-      }
-      store(row_.total + r * kLanes, load(row_.total + r * kLanes) + sum);
-    }
-  }
-
   const ContrastiveProblem& p_;
   BlockScratch block_;
   RowState row_;
@@ -274,31 +243,23 @@ void finish_columns(const ContrastiveProblem& p, const Cut& cut, float* states) 
 void contrastive_forward(const ContrastiveProblem& p, const Threads& threads) {
   using namespace contrastive;
   if (p.rows == 0 || p.columns == 0) return;
-  const bool softmax = p.kind == ContrastiveKind::kSoftmax;
   const Cut cut(p.rows);
   Memory memory;
-  float* states = softmax ? memory.take(cut.groups * ColumnState::floats(p)) : nullptr;
+  float* states = memory.take(cut.groups * ColumnState::floats(p));
   const double operations = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) *
                             static_cast<double>(p.dim + 16);  // an exponential is about 16
   parallel(threads, cut.groups, operations, [&](Claim& claim) {
     Arena arena(Worker::floats());
     Worker worker(p, arena);
     for (int64_t g; (g = claim.next()) >= 0;) {
-      const auto each_block = [&](const auto& run) {
-        for (int64_t b = cut.first_block(g); b < cut.first_block(g + 1); ++b) {
-          run(b * cut.block, smaller(cut.block, p.rows - b * cut.block));
-        }
-      };
-      if (softmax) {
-        const ColumnState column(p, states + g * ColumnState::floats(p));
-        column.reset(ColumnState::width(p));
-        each_block([&](int64_t first, int64_t rows) { worker.softmax(first, rows, column); });
-      } else {
-        each_block([&](int64_t first, int64_t rows) { worker.sigmoid(first, rows); });
+      const ColumnState column(p, states + g * ColumnState::floats(p));
+      column.reset(ColumnState::width(p));
+      for (int64_t b = cut.first_block(g); b < cut.first_block(g + 1); ++b) {
+        worker.run(b * cut.block, smaller(cut.block, p.rows - b * cut.block), column);
       }
     }
   });
-  if (softmax) finish_columns(p, cut, states);
+  finish_columns(p, cut, states);
 }
 
 MMK_NAMESPACE_END

@@ -50,7 +50,8 @@ struct AttentionForward {
   };
 
   static constexpr int kRingBytes = QueryTile::kBytes + 2 * kStages * KeyTile::kBytes;
-  static constexpr int kSharedBytes = kRingBytes + 16 * kRows + 8 * kWarps;
+  static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * (kKeys + 8) : 0);
   /// Numbers of a tile's state in device memory: output, maximum and sum, thread by thread.
   static constexpr int kStateNumbers = kThreads * (kRowTiles * kDim / 2 + 4 * kRowTiles);
 
@@ -135,33 +136,30 @@ struct AttentionForward {
     sync_warp();
   }
 
-  /// Scale, softcap, bias, dense mask: of a block that starts at key `first` of its segment.
-  MMK_DEVICE void finish_logits(Logits& logits, const Source& source, int first) const {
+  /// What is added to the logits of this warp's rows in the block at key `first`: the bias, or -inf where the pair is
+  /// masked. Read along the keys, as it lies in memory, and left in shared memory for the lanes that own the logits.
+  MMK_DEVICE void stage_addends(const Source& source, int first) const {
     const AttentionProblem& p = call.problem;
-    const int pair = lane_index() % 4 * 2;
-#pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const RowInfo row = info(r);
+    sync_warp();  // those of the block before have been read
+#pragma unroll 1
+    for (int row_number = 0; row_number < 16 * kRowTiles; ++row_number) {
+      const RowInfo row = load<RowInfo>(memory + (kRingBytes + 16 * (warp_index() * 16 * kRowTiles + row_number)));
       RowBias bias{};
-      if (p.bias.kind != BiasKind::kNone) bias = row_bias(p.bias, place.batch, row.head, row.query);
-#pragma unroll
-      for (int n = 0; n < Logits::kColumnTiles; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int local = first + 8 * n + pair + e;
-          float& logit = logits.at[r / 2][n][r % 2 * 2 + e];
-          float x = logit * p.scale;
-          if (p.softcap != 0.0f) x = p.softcap * LaneOps<float>::hyperbolic_tangent(x / p.softcap);
-          const bool exists = local >= row.sees.start && local < row.sees.stop;
-          if (p.bias.kind != BiasKind::kNone && exists) {
-            const float more = bias_at(p.bias, bias, source.offset + local);
-            x = more == -INFINITY ? more : x + more;
-          }
-          if (dense_mask && exists && !visible(row, source.offset + local)) x = -INFINITY;
-          logit = x;
-        }
+      if (p.bias.kind != BiasKind::kNone && row.exists()) bias = row_bias(p.bias, place.batch, row.head, row.query);
+#pragma unroll 1
+      for (int column = lane_index(); column < kKeys; column += 32) {
+        const int local = first + column, key = source.offset + local;
+        float addend = -INFINITY;
+        if (local >= row.sees.start && local < row.sees.stop && (!dense_mask || visible(row, key)))
+          addend = p.bias.kind == BiasKind::kNone ? 0.0f : bias_at(p.bias, bias, key);
+        store(addend_at(row_number, column), addend);
       }
     }
+    sync_warp();
+  }
+  /// Rows are 8 numbers longer than they need be, so that the 8 rows of a fragment lie in different banks.
+  MMK_DEVICE Shared addend_at(int row, int column) const {
+    return memory + (kInfoBytes + 4 * ((warp_index() * 16 * kRowTiles + row) * (kKeys + 8) + column));
   }
   MMK_DEVICE bool visible(const RowInfo& row, int key) const {
     const MaskView& m = call.problem.mask;
@@ -170,6 +168,33 @@ struct AttentionForward {
                 (place.batch * stride[0] + row.head * stride[1] + row.query * stride[2] + key * stride[3])) != 0;
   }
 
+  /// Scale, softcap, bias and mask of the general kernel; `kAdd`: with addends, which a block seen whole may lack.
+  template <bool kAdd>
+  MMK_DEVICE void finish_logits(Logits& logits) const {
+    const AttentionProblem& p = call.problem;
+    const int group = lane_index() / 4, pair = lane_index() % 4 * 2;
+    struct alignas(8) Two {
+      float x[2];
+    };
+#pragma unroll
+    for (int r = 0; r < 2 * kRowTiles; ++r) {
+#pragma unroll
+      for (int n = 0; n < Logits::kColumnTiles; ++n) {
+        Two addend{};
+        if constexpr (kAdd) addend = load<Two>(addend_at(r / 2 * 16 + r % 2 * 8 + group, 8 * n + pair));
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& logit = logits.at[r / 2][n][r % 2 * 2 + e];
+          float x = logit * p.scale;
+          if (p.softcap != 0.0f) x = p.softcap * LaneOps<float>::hyperbolic_tangent(x / p.softcap);
+          if constexpr (kAdd) x = addend.x[e] == -INFINITY ? -INFINITY : x + addend.x[e];  // a NaN too
+          logit = x;
+        }
+      }
+    }
+  }
+
+  /// -inf for the pairs outside the rows' intervals: all that a partial block of the plain kernel pays.
   MMK_DEVICE void mask_logits(Logits& logits, int first) const {
     const int pair = lane_index() % 4 * 2;
 #pragma unroll
@@ -209,16 +234,7 @@ struct AttentionForward {
     }
   }
 
-  /// One block of keys in the ring.
-  template <bool kFull>
-  MMK_DEVICE void step(const Source& source, int stage, int first) {
-    const AttentionProblem& p = call.problem;
-    Logits logits;
-    rows_by_rows(logits, query(), warp_index() * 16 * kRowTiles, key(stage));
-    if constexpr (kGeneral) finish_logits(logits, source, first);
-    if constexpr (!kFull) mask_logits(logits, first);
-    float factor[2 * kRowTiles];
-    softmax_step<!kGeneral, !kFull, !kSumByProduct>(logits, state, p.scale, factor);
+  MMK_DEVICE void rescale(const float (&factor)[2 * kRowTiles]) {
     scale_rows(out, factor);
     if constexpr (kSumByProduct) {
 #pragma unroll
@@ -226,6 +242,22 @@ struct AttentionForward {
 #pragma unroll
         for (int j = 0; j < 4; ++j) sum_tile[m][j] *= factor[2 * m + j / 2];
     }
+  }
+
+  /// One block of keys in the ring.
+  template <bool kFull>
+  MMK_DEVICE void step(const Source& source, int stage, int first) {
+    const AttentionProblem& p = call.problem;
+    Logits logits;
+    rows_by_rows(logits, query(), warp_index() * 16 * kRowTiles, key(stage));
+    if constexpr (kGeneral) {
+      if constexpr (!kFull) stage_addends(source, first);
+      finish_logits<!kFull>(logits);
+    } else if constexpr (!kFull) {
+      mask_logits(logits, first);
+    }
+    float factor[2 * kRowTiles];
+    if (softmax_step<!kGeneral, !kFull, !kSumByProduct>(logits, state, p.scale, factor)) rescale(factor);
     if constexpr (kGeneral) {
       if (p.dropout.active) drop(logits, source, first);
     }
@@ -316,7 +348,7 @@ struct AttentionForward {
         for (int j = 0; j < 4; ++j) store(state_at(tile, i++), out.at[m][n][j]);
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      store(state_at(tile, i++), state.row_max[r]);
+      store(state_at(tile, i++), state.shift[r]);
       store(state_at(tile, i++), state.row_sum[r]);
     }
   }
@@ -334,11 +366,11 @@ struct AttentionForward {
     };
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const float saved = load_written(state_at(tile, kNumbers + 2 * r)), own = state.row_max[r];
+      const float saved = load_written(state_at(tile, kNumbers + 2 * r)), own = state.shift[r];
       const float top = maximum(saved, own), shift = safe_shift(top);
       factor_saved[r] = exp2_approx((saved - shift) * log2_scale);
       factor_own[r] = exp2_approx((own - shift) * log2_scale);
-      state.row_max[r] = top;
+      state.shift[r] = top;
       merge(r, state.row_sum[r], load_written(state_at(tile, kNumbers + 2 * r + 1)));
     }
     int i = 0;
@@ -360,11 +392,11 @@ struct AttentionForward {
       const QueryRow row = query_row(call, place, place.tile * kRows + row_in_tile(r));
       if (!row.inside) continue;
       const float sum = state.row_sum[r];
-      const bool empty = state.row_max[r] == -INFINITY && sum == 0.0f;
+      const bool empty = state.shift[r] == -INFINITY && sum == 0.0f;
       const int64_t query_row = place.query_first + row.query;
       if (p.lse != nullptr && pair == 0) {
         const float scale = kGeneral ? 1.0f : p.scale;
-        const float lse = empty ? -INFINITY : fused(state.row_max[r], scale, log2_approx(sum) * kLn2);
+        const float lse = empty ? -INFINITY : fused(state.shift[r], scale, log2_approx(sum) * kLn2);
         store(global<float>(static_cast<void*>(p.lse)) +
                   (place.batch * p.lse_stride[0] + row.head * p.lse_stride[1] + query_row * p.lse_stride[2]),
               lse);

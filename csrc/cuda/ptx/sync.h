@@ -30,6 +30,17 @@ MMK_DEVICE float shuffle(float value, int lane) {
   return other;
 }
 
+/// Whether it is so in any lane of the warp.
+MMK_DEVICE bool warp_any(bool own) {
+  uint32_t any;
+  asm volatile(
+      "{\n .reg .pred own, any;\n setp.ne.u32 own, %1, 0;\n vote.sync.any.pred any, own, 0xffffffff;\n"
+      " selp.u32 %0, 1, 0, any;\n}"
+      : "=r"(any)
+      : "r"(static_cast<uint32_t>(own)));
+  return any != 0;
+}
+
 /// Bitwise or, and bitwise and, over the lanes of a warp.
 MMK_DEVICE uint32_t warp_or(uint32_t value) {
   uint32_t all;

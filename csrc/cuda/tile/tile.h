@@ -74,20 +74,13 @@ MMK_DEVICE void copy_rows(Tile tile, const Rows<typename Tile::T>& source, int64
   const auto column_of = [&](int i) { return static_cast<int>(chunk_of(i)) * Tile::kChunkElements; };
   const Global<const T> from = source.data + first * source.stride;
   if (kWhole || source.whole_chunks) {
-    // One multiply-add an address: the stride is 32 bits, what it is multiplied by a constant.
     const uint32_t stride = static_cast<uint32_t>(source.stride);
     const Global<const T> own = from + static_cast<int64_t>(own_row * stride);
-    const auto copy = [&](int i, bool inside) {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
       const uint64_t down = static_cast<uint64_t>(stride) * static_cast<uint32_t>(i / kAcross * kDown);
-      copy16_async(tile.at(row_of(i), chunk_of(i)), own + static_cast<int64_t>(down + column_of(i)),
-                   inside && column_of(i) < source.dim);
-    };
-    if (count >= Tile::kRows) {
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) copy(i, true);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) copy(i, static_cast<int>(row_of(i)) < count);
+      const bool inside = static_cast<int>(row_of(i)) < count && column_of(i) < source.dim;
+      copy16_async(tile.at(row_of(i), chunk_of(i)), own + static_cast<int64_t>(down + column_of(i)), inside);
     }
   } else {
 #pragma unroll 1

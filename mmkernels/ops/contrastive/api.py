@@ -58,8 +58,10 @@ def contrastive_loss(
         The loss, () or (N,), in fp32 (fp64 for fp64 inputs); 0 for N = 0.
 
     fp32, bf16, fp16 (accumulated in fp32) and fp64. Memory beside operands and gradients: 64 * M + 4096 * D numbers on
-    the cpu backend (and M * D for 16-bit gradients), a few times 256 * M on the reference. Differentiable in image,
-    text, logit_scale and logit_bias; second derivatives, forward mode and torch.func build the logits.
+    the cpu backend (and M * D for 16-bit gradients), a few times 256 * M on the reference. A reduced sigmoid loss makes
+    its gradients with it, where autograd records it in eager mode, and keeps them in fp32 for the backward.
+    Differentiable in image, text, logit_scale and logit_bias; second derivatives, forward mode and torch.func build the
+    logits.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -100,8 +102,7 @@ def contrastive_loss(
         return torch.ops.mmkernels.contrastive_loss_forward(*operands, *rest, backend)[0]
     if not op_rules.wants_gradient(operands):
         return op.forward(*operands, *rest, backend)[0]
-    derivative = op.Derivative(*rest, backend)
-    return op_rules.FirstOrder.apply(lambda: op.forward(*operands, *rest, backend), derivative, *operands)[0]
+    return op.recorded(*operands, *rest, backend)
 
 
 def _check_embeddings(image: Tensor, text: Tensor) -> None:

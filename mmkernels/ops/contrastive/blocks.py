@@ -137,8 +137,9 @@ def block_sigmoid_losses(
 ) -> Tensor:
     """Sigmoid kind: what this block adds to the loss of every row."""
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
+    call = (image, text, logit_scale, logit_bias, targets, label_smoothing)
     kernels = op.select("forward", image, text, backend)
-    result: Tensor = kernels.sigmoid_losses(image, text, logit_scale, logit_bias, targets, label_smoothing)
+    result: Tensor = kernels.sigmoid(*call, None, formulas.LOSSES, _sum_dtype(image))[0]
     return result
 
 
@@ -158,9 +159,10 @@ def block_sigmoid_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sigmoid kind: what this block adds to the gradients of image, text, scale and bias, not yet rounded."""
     targets = block_targets(targets, len(image), len(text), row_offset, column_offset, image.device)
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = op.select("backward", image, text, backend).sigmoid_gradients(
-        image, text, logit_scale, logit_bias, targets, label_smoothing, row_grad, needs, _sum_dtype(image)
-    )
+    call = (image, text, logit_scale, logit_bias, targets, label_smoothing)
+    kernels = op.select("backward", image, text, backend)
+    result: tuple[Tensor, Tensor, Tensor, Tensor]
+    result = kernels.sigmoid(*call, row_grad, (False, *needs), _sum_dtype(image))[1:]
     return result
 
 

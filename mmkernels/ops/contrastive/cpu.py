@@ -1,4 +1,4 @@
-"""The C++ backend of contrastive_loss: the four functions of `statistics.py`, by kernels of the native library."""
+"""The C++ backend of contrastive_loss: the three functions of `statistics.py`, by kernels of the native library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from mmkernels.ops.contrastive.targets import check_targets
 
 if _native.loaded:
     _forward = torch.ops.mmkernels_cpu.contrastive_forward.default
-    _forward_sigmoid = torch.ops.mmkernels_cpu.contrastive_forward_sigmoid.default
     _backward = torch.ops.mmkernels_cpu.contrastive_backward.default
-    _backward_sigmoid = torch.ops.mmkernels_cpu.contrastive_backward_sigmoid.default
+    _sigmoid = torch.ops.mmkernels_cpu.contrastive_sigmoid.default
 
 
 def why_not(problem: Problem) -> list[str]:
@@ -62,45 +61,29 @@ def gradients(
     return _given(image, of_image), _given(text, of_text), _given(image, sums, 0)
 
 
-def sigmoid_losses(
+def sigmoid(
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor,
     logit_bias: Tensor | None,
     targets: Tensor | None,
     label_smoothing: float,
-) -> Tensor:
-    """The loss of every row."""
-    per_row = image.new_zeros((1, image.shape[0]), dtype=torch.float32)
-    _run(
-        _forward_sigmoid, unit_last_stride(image), unit_last_stride(text), float(logit_scale), _number(logit_bias),
-        targets, label_smoothing, per_row,
-    )  # fmt: skip
-    return per_row[0]
-
-
-def sigmoid_gradients(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    label_smoothing: float,
-    row_grad: Tensor,
+    row_grad: Tensor | None,
     needs: Sequence[bool],
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of image and text (in `dtype`), logit_scale and logit_bias, what is needed, from the rows' gradients."""
-    of_image, of_text, sums = _outputs(image, text, needs, dtype)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss of every row; from the rows' gradients, those of image and text (in `dtype`), scale and bias."""
+    per_row = torch.zeros((1, image.shape[0]), dtype=torch.float32) if needs[0] else None
+    of_image, of_text, sums = _outputs(image, text, needs[1:], dtype)
     _run(
-        _backward_sigmoid, unit_last_stride(image), unit_last_stride(text), float(logit_scale), _number(logit_bias),
-        targets, label_smoothing, row_grad.reshape(1, -1).contiguous(), of_image, of_text, sums,
+        _sigmoid, unit_last_stride(image), unit_last_stride(text), float(logit_scale),
+        0.0 if logit_bias is None else float(logit_bias), targets, label_smoothing,
+        None if row_grad is None else row_grad.reshape(1, -1).contiguous(), per_row, of_image, of_text, sums,
     )  # fmt: skip
-    return _given(image, of_image), _given(text, of_text), _given(image, sums, 0), _given(image, sums, 1)
-
-
-def _number(logit_bias: Tensor | None) -> float:
-    return 0.0 if logit_bias is None else float(logit_bias)
+    return (
+        _given(image, per_row, 0), _given(image, of_image), _given(text, of_text),
+        _given(image, sums, 0), _given(image, sums, 1),
+    )  # fmt: skip
 
 
 def _outputs(

@@ -16,7 +16,7 @@ from mmkernels import backend as backends
 from mmkernels import op_rules, routing
 from mmkernels.op_rules import Tensors
 from mmkernels.ops.contrastive import cpu, cuda, reference, triton
-from mmkernels.ops.contrastive.statistics import backward_with, forward_with
+from mmkernels.ops.contrastive.statistics import backward_with, forward_and_gradients_with, forward_with
 from mmkernels.precision import accumulate_dtype
 
 backends.register("contrastive_loss", {"cpu": cpu, "cuda": cuda, "triton": triton, "reference": reference})
@@ -105,6 +105,47 @@ class Derivative(op_rules.Derivative):
     def reference(self, kept: Tensors) -> Tensor:
         operands: Any = kept
         return reference.contrastive_loss(*operands, *self.rest_of_call)
+
+
+class ReadyDerivative(Derivative):
+    """Of a loss that came with its gradients for a gradient of 1, the extras."""
+
+    def backward(self, grad_out: Tensor, kept: Tensors, extras: Tensors, needs: Sequence[bool]) -> Tensors:
+        return [
+            (ready * grad_out).to(operand.dtype) if need and operand is not None and ready is not None else None
+            for need, operand, ready in zip(needs, kept, extras, strict=True)
+        ]
+
+
+def recorded(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    kind: str,
+    label_smoothing: float,
+    reduction: str,
+    backend: str | None,
+) -> Tensor:
+    """The loss of plain tensors as autograd records it: straight on the backends, without the ops.
+
+    The slopes of a sigmoid loss need no statistics, and where it is reduced all rows share one factor, the gradient to
+    come: they are made with the loss, in three products instead of four.
+    """
+    operands = (image, text, logit_scale, logit_bias)
+    rest = (targets, kind, label_smoothing, reduction, backend)
+    if kind == "softmax" or reduction == "none":
+        loss: Tensor = op_rules.FirstOrder.apply(lambda: forward(*operands, *rest), Derivative(*rest), *operands)[0]
+        return loss
+    needs = [operand is not None and operand.requires_grad for operand in operands]
+
+    def run() -> Tensors:
+        kernels = select("forward", image, text, backend)
+        return forward_and_gradients_with(kernels, *operands, targets, label_smoothing, reduction, needs)
+
+    loss = op_rules.FirstOrder.apply(run, ReadyDerivative(*rest), *operands)[0]
+    return loss
 
 
 def _autograd_forward(keyset: Any, *args: Any) -> Any:

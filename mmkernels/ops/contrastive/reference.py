@@ -8,12 +8,11 @@ With x_ij = logit_scale * image_i . text_j and t the positives, the two kinds ar
 
 with e the label smoothing; "mean" divides the sum over rows by N (and that over columns by M).
 
-`statistics` and `gradients`, and their likes for sigmoid, walk over blocks of BLOCK rows and never hold more than a few
-(BLOCK, M) pieces. The columns' log-sum-exp is carried from block to block as (maximum, sum of exponentials), the online
-softmax of Milakov and Gimelshein (2018). Maximum and log of the sum are kept apart for the backward: x - max is exact
-where x is the maximum, so that a confident pair's probability and loss are not rounded to the size of its logit. The
-backward computes every block again (as Dao et al., 2022, do for attention); blocks come in a fixed order, so results
-repeat bit for bit.
+`statistics`, `gradients` and `sigmoid` walk over blocks of BLOCK rows and never hold more than a few (BLOCK, M) pieces.
+The columns' log-sum-exp is carried from block to block as (maximum, sum of exponentials), the online softmax of Milakov
+and Gimelshein (2018). Maximum and log of the sum are kept apart for the backward: x - max is exact where x is the
+maximum, so that a confident pair's probability and loss are not rounded to the size of its logit. The backward computes
+every block again (as Dao et al., 2022, do for attention); blocks come in a fixed order, so results repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -165,51 +164,37 @@ def _softmax_slope(x: Tensor, targets: Tensor | None, start: int, row: Side, col
     return dx.sub_(row.level + column.level) if levels else dx
 
 
-def sigmoid_losses(
+def sigmoid(
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor,
     logit_bias: Tensor | None,
     targets: Tensor | None,
     label_smoothing: float,
-) -> Tensor:
-    """The loss of every row; raises as `statistics` does."""
-    check_targets(targets, text.shape[0])
-    acc = accumulate_dtype(image.dtype)
-    per_row = image.new_zeros(image.shape[0], dtype=acc)
-    text, scale = _widen_once(text), logit_scale.to(acc)
-    for start, stop, _, x in _blocks(image, text):
-        x.mul_(scale)
-        if logit_bias is not None:
-            x.add_(logit_bias.to(acc))
-        u = _signed(x, targets, start, stop)
-        per_row[start:stop] = -F.logsigmoid(u).sum(1)
-        if label_smoothing:
-            per_row[start:stop] += u.sum(1) * (label_smoothing / 2)
-    return per_row
-
-
-def sigmoid_gradients(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    logit_bias: Tensor | None,
-    targets: Tensor | None,
-    label_smoothing: float,
-    row_grad: Tensor,
+    row_grad: Tensor | None,
     needs: Sequence[bool],
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of image and text (in `dtype`), logit_scale and logit_bias, what is needed, from the rows' gradients."""
-    total = _Gradients(image, text, logit_scale, needs, dtype)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss of every row; from the rows' gradients, those of image and text (in `dtype`), scale and bias.
+
+    What is needed of these five; without `row_grad` the loss only. Raises as `statistics` does.
+    """
+    check_targets(targets, text.shape[0])
+    per_row = image.new_zeros(image.shape[0] if needs[0] else 0, dtype=accumulate_dtype(image.dtype))
+    total = _Gradients(image, text, logit_scale, needs[1:], dtype)
     for start, stop, rows, dot in _blocks(image, total.text):
         x = dot * total.scale
         if logit_bias is not None:
             x.add_(logit_bias.to(x.dtype))
         u = _signed(x, targets, start, stop)
-        slope = torch.sigmoid_(u.neg()).sub_(label_smoothing / 2).mul_(row_grad[start:stop, None])
-        total.add(start, rows, dot, _signed(slope.neg_(), targets, start, stop))
-    return total.finish()
+        if needs[0]:
+            per_row[start:stop] = -F.logsigmoid(u).sum(1)
+            if label_smoothing:
+                per_row[start:stop] += u.sum(1) * (label_smoothing / 2)
+        if row_grad is not None:
+            slope = torch.sigmoid_(u.neg_()).sub_(label_smoothing / 2).mul_(row_grad[start:stop, None])
+            total.add(start, rows, dot, _signed(slope.neg_(), targets, start, stop))
+    return per_row, *total.finish()
 
 
 def _signed(x: Tensor, targets: Tensor | None, start: int, stop: int) -> Tensor:

@@ -1,7 +1,8 @@
 """What a loss makes of the statistics of rows and columns: O(batch), the same for every backend.
 
-A backend walks over the logits, in four functions (see `reference.py`): `statistics` and `gradients` for the softmax
-kind, `sigmoid_losses` and `sigmoid_gradients` for the other. `forward_with` and `backward_with` make the op of them.
+A backend walks over the logits, in three functions (see `reference.py`): `statistics` and `gradients` for the softmax
+kind, `sigmoid` for the other, whose slopes need no statistics: a sweep leaves losses, gradients or both. `forward_with`
+and `backward_with` make the op of them, `forward_and_gradients_with` both at once where a sweep can.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from mmkernels.ops.contrastive.targets import counts
 from mmkernels.precision import accumulate_dtype, without_autocast
+
+LOSSES = (True, False, False, False, False)
+"""What is needed of a backend's `sigmoid`."""
 
 
 class Statistics(NamedTuple):
@@ -104,6 +108,11 @@ def reduce_rows(rows: Tensor, reduction: str) -> Tensor:
     return rows.sum() if reduction == "sum" else rows.sum() / max(len(rows), 1)
 
 
+def grad_of_rows(grad: Tensor, rows: int, reduction: str) -> Tensor:
+    """The gradient of every row's loss from that of the reduced one."""
+    return (grad / max(rows, 1) if reduction == "mean" else grad).expand(rows)
+
+
 def reduce_softmax(rows: Tensor, columns: Tensor, reduction: str) -> Tensor:
     """The losses of both directions, reduced and averaged."""
     return (reduce_rows(rows, reduction) + reduce_rows(columns, reduction)) / 2
@@ -129,8 +138,8 @@ def forward_with(
         ValueError: an index in `targets` is M or more (checked on the CPU only, where reading it is free).
     """
     if kind == "sigmoid":
-        per_row = kernels.sigmoid_losses(image, text, logit_scale, logit_bias, targets, label_smoothing)
-        loss = reduce_rows(per_row, reduction)
+        call = (image, text, logit_scale, logit_bias, targets, label_smoothing)
+        loss = reduce_rows(kernels.sigmoid(*call, None, LOSSES, accumulate_dtype(image.dtype))[0], reduction)
         return loss, loss.new_empty(0), loss.new_empty(0)
     rows, columns = image.shape[0], text.shape[0]
     sides = kernels.statistics(image, text, logit_scale, targets, label_smoothing > 0)
@@ -144,6 +153,31 @@ def forward_with(
         reduction,
     )
     return loss, sides[0].stats, sides[1].stats
+
+
+@without_autocast
+def forward_and_gradients_with(
+    kernels: ModuleType | Any,
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor | None,
+    targets: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, gradients of image, text, logit_scale, logit_bias where the loss has 1): the sigmoid kind in one sweep.
+
+    Not for reduction="none", where no gradient of 1 stands for all. Gradients are not yet rounded to operands' dtypes;
+    shape (0,) where `needs` says no.
+    """
+    rows, acc = image.shape[0], accumulate_dtype(image.dtype)
+    row_grad = grad_of_rows(image.new_ones((), dtype=acc), rows, reduction)
+    call = (image, text, logit_scale, logit_bias, targets, label_smoothing)
+    per_row, *grads = kernels.sigmoid(*call, row_grad, (True, *needs), acc)
+    image_grad, text_grad, scale_grad, bias_grad = grads
+    return reduce_rows(per_row, reduction), image_grad, text_grad, scale_grad, bias_grad
 
 
 @without_autocast
@@ -164,14 +198,12 @@ def backward_with(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (image, text, logit_scale, logit_bias), shape (0,) where `needs` says no."""
     rows, columns, acc = image.shape[0], text.shape[0], accumulate_dtype(image.dtype)
-    grad = grad_loss.to(acc)
-    row_grad = (grad / max(rows, 1) if reduction == "mean" else grad).expand(rows)
+    row_grad = grad_of_rows(grad_loss.to(acc), rows, reduction)
     if kind == "sigmoid":
-        grads = kernels.sigmoid_gradients(
-            image, text, logit_scale, logit_bias, targets, label_smoothing, row_grad, needs, image.dtype
-        )
+        call = (image, text, logit_scale, logit_bias, targets, label_smoothing)
+        grads = kernels.sigmoid(*call, row_grad, (False, *needs), image.dtype)[1:]
     else:
-        column_grad = (grad / max(columns, 1) if reduction == "mean" else grad).expand(columns)
+        column_grad = grad_of_rows(grad_loss.to(acc), columns, reduction)
         row_count, column_count = (None, None) if targets is None else counts(targets, rows, columns, image)
         row_side = Side.of(row_stats, row_grad, row_count, label_smoothing, columns)
         column_side = Side.of(column_stats, column_grad, column_count, label_smoothing, rows)

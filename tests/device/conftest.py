@@ -1,0 +1,23 @@
+"""Builds and imports the emulator (docs/kernels/emulator.md)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tools import native
+
+
+@pytest.fixture(scope="session")
+def emulator() -> ModuleType:
+    """The module; MMKERNELS_EMULATOR names a folder with one that is already built (under sanitizers)."""
+    built = os.environ.get("MMKERNELS_EMULATOR")
+    path = next(Path(built).glob("mmk_emulator*.so")) if built else native.emulator().run()
+    spec = importlib.util.spec_from_file_location("mmk_emulator", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,13 @@
+// The files that bind kernels, one function each.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace emulator {
+
+void bind_primitives(pybind11::module_& module);
+void bind_planted(pybind11::module_& module);
+void bind_attention(pybind11::module_& module);
+void bind_tile_product(pybind11::module_& module);
+
+}  // namespace emulator

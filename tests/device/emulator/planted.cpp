@@ -1,0 +1,4 @@
+#include "module.h"
+namespace emulator {
+void bind_planted(pybind11::module_&) {}
+}  // namespace emulator
