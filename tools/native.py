@@ -104,7 +104,17 @@ def emulator(sanitize: bool = False) -> Build:
     folder = ROOT / "tests" / "device" / "emulator"
     machine = isas().get("avx2", [])  # for speed: what it computes does not depend on it
     for source in sorted(folder.rglob("*.cpp")):
-        build.add(source, [*flags, *machine, f"-I{folder}", "-DMMK_ISA=device", "-Wno-unknown-pragmas", f"-fmacro-prefix-map={ROOT}/="])
+        build.add(
+            source,
+            [
+                *flags,
+                *machine,
+                f"-I{folder}",
+                "-DMMK_ISA=device",
+                "-Wno-unknown-pragmas",
+                f"-fmacro-prefix-map={ROOT}/=",
+            ],
+        )
     return build
 
 
