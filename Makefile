@@ -4,6 +4,7 @@
 #   make test       a sample of every suite, within 15 minutes on 2 cores
 #   make test-all   the rest of what CI runs
 #   make sass       report the machine code of the CUDA kernels (needs nvcc)
+#   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
 #
 # Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
 # SASS_ARGS (more arguments of tools/machine_code).
@@ -24,7 +25,7 @@ INSTALLED := $(VENV)/installed
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
-	@echo "others:         venv build build-cuda build-test-module build-emulator test-nightly gpu-check lint format"
+	@echo "others:         venv build build-cuda build-test-module build-emulator test-nightly lint format"
 	@echo "                sanitize sass-check clean"
 
 # ---- environment and build ----

@@ -5,8 +5,6 @@ Tensors on the CPU are sent the way of a GPU's. What the device does is not test
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 import torch
 
