@@ -45,9 +45,16 @@ def test_problem(emulator, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("problem", SERVED, ids=lambda problem: problem.name)
+def test_every_problem(emulator, problem):
+    """The dtypes in turn."""
+    check(emulator, problem.make(DTYPES[SERVED.index(problem) % len(DTYPES)], scale_down=True))
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("problem", SERVED, ids=lambda problem: problem.name)
-def test_every_problem(emulator, problem, dtype):
+def test_every_problem_in_every_dtype(emulator, problem, dtype):
     check(emulator, problem.make(dtype, scale_down=True))
 
 
