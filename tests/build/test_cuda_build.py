@@ -208,7 +208,7 @@ def library(tmp_path_factory) -> Path:
 SYSTEM_PATH = os.environ["PATH"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_library_needs_only_torch_and_the_system(library):
     """Not the CUDA runtime, which is inside, nor C++ of torch; and it shows nothing of its own."""
     needed = [name.split("@")[0] for _, name in symbols(library, "-D", "--undefined-only")]
@@ -231,7 +231,7 @@ def test_library_needs_only_torch_and_the_system(library):
     assert "RPATH" not in text and "RUNPATH" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_library_loads_beside_its_stub(library):
     """On a CPU torch the stub is all that it lacks; its schemas are the CPU library's."""
     code = (

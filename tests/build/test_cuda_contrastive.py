@@ -7,6 +7,7 @@ import torch
 
 from mmkernels import _native, _native_cuda, backend
 from mmkernels.ops.contrastive import cuda
+from tests.build.objects import cpu_objects
 from tests.contrastive.naive import KINDS, POSITIVES, Case
 from tests.contrastive.rule import Expectation
 from tools import native, ninja_rules
@@ -22,13 +23,11 @@ ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 @pytest.fixture(scope="module")
 def double():
     """The ops with their double, and CPU tensors sent to the kernels registered for GPUs."""
-    objects = sorted((native.ROOT / "build" / "native").glob("csrc-cpu-*.o"))
-    if not objects:
-        pytest.skip("the objects of the build are not there: the library was built elsewhere")
+    objects = cpu_objects()
     torch_folder = ninja_rules.torch_folder()
     flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", f"-I{native.ROOT / 'csrc'}"]
     folder = native.ROOT / "build" / "tests-cuda-contrastive"
-    link = ["-shared", "-Wl,-Bsymbolic", *map(str, objects), f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+    link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
     build = ninja_rules.Build(folder=folder, output=folder / "double.so", link=link)
     for source in ("csrc/ops/cuda/contrastive.cpp", "tests/build/contrastive_double.cpp"):
         build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])

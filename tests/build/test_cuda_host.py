@@ -12,6 +12,7 @@ from bench.attention.problems import PROBLEMS, Problem
 from mmkernels import _native, _native_cuda, backend
 from mmkernels.ops.attention import cpu, cuda
 from mmkernels.ops.attention.lowered import Lowered
+from tests.build.objects import cpu_objects
 from tests.backends import dtypes
 from tests.conformance.test_empty_rows import MASKS, make
 from tests.tolerance import Expectation, check_call
@@ -27,15 +28,13 @@ ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 @pytest.fixture(scope="module")
 def double():
     """The library with its double, and CPU tensors sent to the kernels registered for GPUs."""
-    objects = sorted((native.ROOT / "build" / "native").glob("csrc-cpu-*.o"))
-    if not objects:
-        pytest.skip("the objects of the build are not there: the library was built elsewhere")
+    objects = cpu_objects()
     torch_folder = ninja_rules.torch_folder()
     flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", '-DMMK_CUDA_ARCHITECTURES="8.0"', f"-I{native.ROOT / 'csrc'}"]
     build = ninja_rules.Build(
         folder=native.ROOT / "build" / "tests-cuda",
         output=native.ROOT / "build" / "tests-cuda" / "double.so",
-        link=["-shared", "-Wl,-Bsymbolic", *map(str, objects), f"-L{torch_folder / 'lib'}", "-ltorch_cpu"],
+        link=["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"],
     )
     for source in ("csrc/ops/cuda/attention.cpp", "tests/build/cuda_double.cpp"):
         build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
@@ -110,7 +109,7 @@ def test_shapes_are_checked(double, change: dict, sentence: str) -> None:
 
 def test_tensors_elsewhere(double) -> None:
     call = call_of(1, 2, 6, 8)._replace(visible=torch.ones(1, 1, 6, 6, dtype=torch.bool, device="meta"))
-    with pytest.raises(RuntimeError, match="every tensor must be on query's device"):
+    with pytest.raises(RuntimeError, match="every tensor must be on one device"):
         double.attention_forward.default.redispatch(ON_GPU, *call, torch.empty(1, 2, 6, 8), None)
 
 
