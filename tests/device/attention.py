@@ -20,6 +20,7 @@ from mmkernels import backend as backends
 from mmkernels.layout import empty_like_query, unit_last_stride
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
+from mmkernels.ops.attention.plain import _PLANS
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -111,7 +112,9 @@ def emulated(emulator: ModuleType, **options: Any) -> Iterator[Emulated]:
     module = Emulated(emulator, **options)
     before = backends._backends["attention"]
     backends.register("attention", before | {"cuda": module})
+    _PLANS.clear()  # plain calls remember the backend that served their like
     try:
         yield module
     finally:
         backends.register("attention", before)
+        _PLANS.clear()
