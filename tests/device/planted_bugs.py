@@ -1,7 +1,8 @@
 """The bugs: for each the change of the sources, the problem that shows it, and the instruments that must see it.
 
-Instruments of the emulator go by the kind of its error; "numbers" is the tolerance rule, and "bits" the promise that split
-keys do not change a bit. Where two are named, thread order and values decide which comes first.
+Instruments of the emulator go by the kind of its error; "numbers" is the tolerance rule, and "isolation" the promise that
+values that are not finite change no bit of rows that do not see them. Where several are named, thread order and values
+decide which comes first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from tests.device.planting import Bug
 
 KERNEL, CALL, PRODUCT = "kernels/attention_forward.h", "tile/attention_call.h", "tile/product.h"
 SCORES, SOFTMAX, TILE, VISIBLE = "tile/scores.h", "tile/softmax.h", "tile/tile.h", "tile/visible.h"
-NUMBERS, RACE, OUTSIDE = ("numbers",), ("race",), ("bounds",)
+NUMBERS, RACE, OUTSIDE, ISOLATION = ("numbers",), ("race",), ("bounds",), ("isolation",)
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ SYNCHRONISATION = {
     "no barrier in the ring": kernel(_WAIT, "      wait_copies<0>();\n", "causal", RACE),
     "no commit": kernel("      commit_copies();\n      return", "      return", "causal", RACE),
     "copies into the stage that is read": kernel("stage ^ 1, start", "stage, start", "causal", RACE),
-    "stages do not alternate": kernel("first);\n      stage ^= 1;\n", "first);\n", "causal", RACE),
+    "stages do not alternate": kernel("first);\n      stage ^= 1;\n", "first);\n", "causal", ("race", "numbers")),
     "copies never waited for": kernel(_LAST_WAIT, "", "no key is seen", ("copies",)),
     "tiles of the chunk before are still read": kernel(
-        "    if constexpr (kWarps == 1) sync_warp();  // the tiles", "    // the tiles", "chunks", RACE
+        "    if constexpr (kWarps == 1) sync_warp();  // the tiles", "    // the tiles", "segments, one warp", RACE
     ),
     "facts of rows are still read": kernel(
         "    sync_warp();  // what was there has been read\n", "", "segments, one warp", RACE
@@ -61,7 +62,7 @@ SYNCHRONISATION = {
         "  sync_block();  // the words of the chunk before have been read\n", "", "unseen segments", RACE, VISIBLE
     ),
     "words of blocks are not yet there": kernel(
-        f"{_WORDS_STORED}  sync_block();\n", _WORDS_STORED, "causal", ("race", "uninitialised"), VISIBLE
+        f"{_WORDS_STORED}  sync_block();\n", _WORDS_STORED, "causal", ("race", "uninitialised", "divergence"), VISIBLE
     ),
 }
 
@@ -101,7 +102,7 @@ PRODUCTS = {
     ),
     "stored beyond the last feature": kernel("if (column < dim) store", "store", "tails", ("bounds", "race")),
     "shared memory too small": kernel(
-        "4 * (kRows * (kKeys + 8) - 8)", "4 * kRows * kKeys", "causal, general", OUTSIDE
+        "4 * (kRows * (kKeys + 8) - 8)", "4 * kRows * kKeys", "64 rows, general", OUTSIDE
     ),
 }
 
@@ -116,7 +117,7 @@ MASKS = {
     "full from one key too late": kernel(
         "block_bits((from + kKeys - 1)", "block_bits((from + kKeys - 2)", "from key 1", NUMBERS, VISIBLE
     ),
-    "full if for one lane": kernel("warp_and(own.full)", "warp_or(own.full)", "causal"),
+    "full if for one lane": kernel("warp_and(own.full)", "warp_or(own.full)", "empty rows"),
     "blocks of the first chunk in every one": kernel(
         "row.exists(), start);", "row.exists(), 0);", "chunks, causal", NUMBERS
     ),
@@ -124,15 +125,15 @@ MASKS = {
     "one key too many, general": kernel("local < row.sees.stop", "local <= row.sees.stop", "causal, general"),
     "rows of a dense mask": kernel("row.query * stride[2]", "row.query * stride[3]", "dense mask"),
     "dense mask does not clear full": kernel("(dense_mask || call", "(call", "dense mask"),
-    "poison not looked for": kernel("!kFull && has_poison(value(stage))", "false", "poison"),
-    "poison not added": kernel("if (!kFull && isolate) add_poison(out, weights, value(stage));", "", "poison"),
-    "poison of masked pairs": kernel("poison[j % 2] && !masked ?", "poison[j % 2] ?", "poison", NUMBERS, PRODUCT),
-    "masked weights not marked": kernel("x == -INFINITY ? -0.0f : weight", "weight", "poison", NUMBERS, SOFTMAX),
+    "poison not looked for": kernel("!kFull && has_poison(value(stage))", "false", "poison", ISOLATION),
+    "poison not added": kernel("if (!kFull && isolate) add_poison(out, weights, value(stage));", "", "poison", ISOLATION),
+    "poison of masked pairs": kernel("poison[j % 2] && !masked ?", "poison[j % 2] ?", "poison", ISOLATION, PRODUCT),
+    "masked weights not marked": kernel("x == -INFINITY ? -0.0f : weight", "weight", "poison", ISOLATION, SOFTMAX),
     "poison read without swizzle": kernel(
         "return at(row, column / kChunkElements) +",
         "return base + row * kRowBytes + column / kChunkElements * 16 +",
         "poison",
-        NUMBERS,
+        ISOLATION,
         TILE,
     ),
 }
@@ -142,15 +143,13 @@ SUMS = {
     "sum by products not rescaled": kernel("sum_tile[m][j] *= factor[2 * m + j / 2];", ";", "growing"),
     "row sum not rescaled": kernel("    state.row_sum[r] *= factor[r];\n", "", "growing, general", NUMBERS, SOFTMAX),
     "factor the wrong way round": kernel("(before - moved[r])", "(moved[r] - before)", "growing", NUMBERS, SOFTMAX),
-    "shift not made safe": kernel(
-        "shift = safe_shift(state.shift[r]),", "shift = state.shift[r],", "empty rows", NUMBERS, SOFTMAX
-    ),
+    "shift of chunks not made safe": kernel("shift = safe_shift(top);", "shift = top;", "splits, empty rows"),
     "empty rows not told": kernel("state.shift[r] == -INFINITY && sum == 0.0f", "false", "empty rows"),
     "sum of one lane": kernel("quad_sum(state.row_sum[r])", "state.row_sum[r]", "causal, general"),
     "maximum of two lanes": kernel(
         "return maximum(x, shuffle_xor(x, 2));", "return x;", "growing", NUMBERS, SOFTMAX
     ),
-    "splits merged the other way": kernel("merge_saved<false>(first", "merge_saved<true>(first", "splits", ("bits",)),
+    "last split not merged": kernel("split < call.splits; ++split", "split + 1 < call.splits; ++split", "splits"),
     "factor of the other chunk": kernel("exp2_approx((saved - shift)", "exp2_approx((own - shift)", "splits"),
     "maximum for sum of a chunk": kernel(
         "load_written(state_at(tile, kNumbers + 2 * r + 1))", "load_written(state_at(tile, kNumbers + 2 * r))", "chunks"

@@ -19,8 +19,8 @@ class Planted:
 
     make: Callable[[], Inputs]
     options: Mapping[str, Any] = field(default_factory=dict)
-    same_bits: bool = False
-    """Whether its keys are split, and the bits must be those of keys that are not."""
+    clean: Callable[[], Inputs] | None = None
+    """The call whose values are all finite, for one with a causal mask where some are not."""
 
 
 def call(
@@ -59,6 +59,13 @@ def growing(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
     query.fill_(0.5)
     for key in keys:
         key.mul_(0.5).add_(torch.linspace(-4.0, 4.0, key.shape[2]).half()[:, None])
+
+
+def opposed(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
+    """Logits far below 0, the logit of a key of zeros."""
+    query.fill_(1.0)
+    for key in keys:
+        key.mul_(0.1).sub_(1.0)
 
 
 def poisoned(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
@@ -107,7 +114,8 @@ PROBLEMS = {
     "causal": Planted(lambda: call(37, (171,), mask=AT_THE_END), PLAIN),
     "causal, one warp": Planted(lambda: call(16, (171,), mask=AT_THE_END), FEW),
     "causal, general": Planted(lambda: call(37, (171,), mask=AT_THE_END), GENERAL),
-    "159 keys": Planted(lambda: call(37, (159,)), PLAIN),
+    "64 rows, general": Planted(lambda: call(64, (171,), mask=AT_THE_END), GENERAL),
+    "159 keys": Planted(lambda: call(37, (159,), change=opposed), PLAIN),
     "from key 1": Planted(lambda: call(37, (171,), mask=from_key_1()), PLAIN),
     "segments, one warp": Planted(lambda: call(16, (90, 171), mask=first_keys(77, 100)), FEW),
     "unseen segments": Planted(
@@ -119,14 +127,19 @@ PROBLEMS = {
     "growing, general": Planted(lambda: call(37, (400,), change=growing, scale=0.4), GENERAL),
     "grouped heads": Planted(lambda: call(70, (100,), heads=4, heads_k=2), PLAIN),
     "packed heads": Planted(lambda: call(5, (100,), heads=4, heads_k=2, mask=AT_THE_END), FEW),
-    "splits": Planted(
-        lambda: call(5, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 64}, same_bits=True
+    "splits": Planted(lambda: call(5, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 64}),
+    "splits, empty rows": Planted(
+        lambda: call(37, (1000,), mask=rows_that_see(0, 9, 0, 990)), {"kind": "few", "processors": 64}
     ),
     "chunks": Planted(lambda: call(16, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 0}),
     "chunks, causal": Planted(lambda: call(37, (1100,), mask=AT_THE_END), PLAIN),
     "varlen": Planted(lambda: varlen((0, 20, 20, 57), (0, 30, 37, 137), 57, 137), PLAIN),
     "ends that lie": Planted(lambda: varlen((-3, 9, 90, 95), (-7, 400, 12, 30), 40, 60), PLAIN),
-    "poison": Planted(lambda: call(120, (130,), change=poisoned, mask=mmk.Mask.causal()), PLAIN),
+    "poison": Planted(
+        lambda: call(120, (130,), change=poisoned, mask=mmk.Mask.causal()),
+        PLAIN,
+        clean=lambda: call(120, (130,), mask=mmk.Mask.causal()),
+    ),
     "tails": Planted(lambda: call(37, (100,), dim=40, dim_v=24, stride=48), PLAIN),
     "odd tails": Planted(lambda: call(16, (100,), dim=41, dim_v=23), FEW),
     "odd start": Planted(lambda: call(16, (100,), skip=1, stride=72), FEW),

@@ -65,7 +65,8 @@ def planted_kernel(bug: Bug | None) -> ModuleType:
     """The module mmk_planted (emulator_planted/one_kernel.cpp) of the sources with the bug; the emulator is built."""
     with planted_sources(bug) as csrc:
         path = _module(csrc)
-    spec = importlib.util.spec_from_file_location("mmk_planted", path)
+    # pybind11 makes a module of a name once, whatever its file
+    spec = importlib.util.spec_from_file_location(f"{path.stem}.mmk_planted", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
