@@ -21,9 +21,7 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def ptx_of(
-    source: Path | str, arch: int, flags: tuple[str, ...] = (), include: tuple[Path, ...] = INCLUDE
-) -> str:
+def ptx_of(source: Path | str, arch: int, flags: tuple[str, ...] = (), include: tuple[Path, ...] = INCLUDE) -> str:
     """The PTX of a file or of the text of one. Unchanged sources and flags are compiled once."""
     compiler = nvcc()
     if compiler is None:

@@ -47,7 +47,7 @@ SYNCHRONISATION = {
     "stages do not alternate": kernel("first);\n      stage ^= 1;\n", "first);\n", "causal", ("race", "numbers")),
     "copies never waited for": kernel(_LAST_WAIT, "", "no key is seen", ("copies",)),
     "tiles of the chunk before are still read": kernel(
-        "    if constexpr (kWarps == 1) sync_warp();  // the tiles", "    // the tiles", "segments, one warp", RACE
+        "    if constexpr (kWarps == 1) sync_warp();  // the tiles", "    // the tiles", "chunks of one block", RACE
     ),
     "facts of rows are still read": kernel(
         "    sync_warp();  // what was there has been read\n", "", "segments, one warp", RACE
@@ -126,7 +126,9 @@ MASKS = {
     "rows of a dense mask": kernel("row.query * stride[2]", "row.query * stride[3]", "dense mask"),
     "dense mask does not clear full": kernel("(dense_mask || call", "(call", "dense mask"),
     "poison not looked for": kernel("!kFull && has_poison(value(stage))", "false", "poison", ISOLATION),
-    "poison not added": kernel("if (!kFull && isolate) add_poison(out, weights, value(stage));", "", "poison", ISOLATION),
+    "poison not added": kernel(
+        "if (!kFull && isolate) add_poison(out, weights, value(stage));", "", "poison", ISOLATION
+    ),
     "poison of masked pairs": kernel("poison[j % 2] && !masked ?", "poison[j % 2] ?", "poison", ISOLATION, PRODUCT),
     "masked weights not marked": kernel("x == -INFINITY ? -0.0f : weight", "weight", "poison", ISOLATION, SOFTMAX),
     "poison read without swizzle": kernel(
@@ -146,9 +148,7 @@ SUMS = {
     "shift of chunks not made safe": kernel("shift = safe_shift(top);", "shift = top;", "splits, empty rows"),
     "empty rows not told": kernel("state.shift[r] == -INFINITY && sum == 0.0f", "false", "empty rows"),
     "sum of one lane": kernel("quad_sum(state.row_sum[r])", "state.row_sum[r]", "causal, general"),
-    "maximum of two lanes": kernel(
-        "return maximum(x, shuffle_xor(x, 2));", "return x;", "growing", NUMBERS, SOFTMAX
-    ),
+    "maximum of two lanes": kernel("return maximum(x, shuffle_xor(x, 2));", "return x;", "growing", NUMBERS, SOFTMAX),
     "last split not merged": kernel("split < call.splits; ++split", "split + 1 < call.splits; ++split", "splits"),
     "factor of the other chunk": kernel("exp2_approx((saved - shift)", "exp2_approx((own - shift)", "splits"),
     "maximum for sum of a chunk": kernel(
@@ -167,7 +167,11 @@ OFFSETS = {
         "grouped heads",
     ),
     "rows of a pack": kernel(
-        "? row / place.len_q : 0;", "? (row + 1) / place.len_q : 0;", "packed heads", ("numbers", "bounds", "race"), CALL
+        "? row / place.len_q : 0;",
+        "? (row + 1) / place.len_q : 0;",
+        "packed heads",
+        ("numbers", "bounds", "race"),
+        CALL,
     ),
     "one head more in a pack": kernel(
         "member < call.pack};", "member <= call.pack};", "packed heads", ("bounds", "race"), CALL
@@ -187,7 +191,9 @@ OFFSETS = {
     ),
     "offset of a segment": kernel("key = source.offset + local;", "key = local;", "bias"),
     "rows of a bias": kernel("query * b.stride[i][2]", "query * b.stride[i][3]", "bias", NUMBERS, SCORES),
-    "zero of a table": kernel("row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES),
+    "zero of a table": kernel(
+        "row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES
+    ),
     "softcap undivided": kernel("hyperbolic_tangent(x / p.softcap)", "hyperbolic_tangent(x)", "softcap"),
     "words of dropout swapped": kernel(
         "shuffle_xor(odd ? own.word[0] : own.word[2], 1)",
@@ -196,9 +202,15 @@ OFFSETS = {
         NUMBERS,
         SCORES,
     ),
-    "rows of dropout swapped": kernel("row = odd ? lower : upper;", "row = odd ? upper : lower;", "dropout", NUMBERS, SCORES),
-    "words of dropout at odd offsets": kernel("% 4 / 2 ? high : low)", "% 4 / 2 ? low : high)", "dropout", NUMBERS, SCORES),
-    "threshold of dropout": kernel("d.offset[0]), d.threshold}", "d.offset[0]), d.threshold / 2}", "dropout", NUMBERS, SCORES),
+    "rows of dropout swapped": kernel(
+        "row = odd ? lower : upper;", "row = odd ? upper : lower;", "dropout", NUMBERS, SCORES
+    ),
+    "words of dropout at odd offsets": kernel(
+        "% 4 / 2 ? high : low)", "% 4 / 2 ? low : high)", "dropout", NUMBERS, SCORES
+    ),
+    "threshold of dropout": kernel(
+        "d.offset[0]), d.threshold}", "d.offset[0]), d.threshold / 2}", "dropout", NUMBERS, SCORES
+    ),
     "kept weights not scaled": kernel("p.dropout.active ? p.dropout.keep_scale : 1.0f", "1.0f", "dropout"),
 }
 

@@ -96,10 +96,10 @@ def first_keys(*counts: int) -> mmk.Mask:
     return mmk.Mask.key_lengths([torch.tensor([count]) for count in counts])
 
 
-def from_key_1() -> mmk.Mask:
-    """All keys but the first."""
-    start = torch.ones(1, 1, 1, 37, dtype=torch.int32)
-    return mmk.Mask.intervals(start, 171 * start)
+def keys_between(start: int, stop: int, rows: int) -> mmk.Mask:
+    """The same keys for every row."""
+    ones = torch.ones(1, 1, 1, rows, dtype=torch.int32)
+    return mmk.Mask.intervals(start * ones, stop * ones)
 
 
 def rows_that_see(*counts: int) -> mmk.Mask:
@@ -116,11 +116,9 @@ PROBLEMS = {
     "causal, general": Planted(lambda: call(37, (171,), mask=AT_THE_END), GENERAL),
     "64 rows, general": Planted(lambda: call(64, (171,), mask=AT_THE_END), GENERAL),
     "159 keys": Planted(lambda: call(37, (159,), change=opposed), PLAIN),
-    "from key 1": Planted(lambda: call(37, (171,), mask=from_key_1()), PLAIN),
+    "from key 1": Planted(lambda: call(37, (171,), mask=keys_between(1, 171, 37)), PLAIN),
     "segments, one warp": Planted(lambda: call(16, (90, 171), mask=first_keys(77, 100)), FEW),
-    "unseen segments": Planted(
-        lambda: call(37, (20, 30, 40), mask=first_keys(0, 0, 35)), PLAIN
-    ),
+    "unseen segments": Planted(lambda: call(37, (20, 30, 40), mask=first_keys(0, 0, 35)), PLAIN),
     "no key is seen": Planted(lambda: call(37, (90,), mask=first_keys(0)), PLAIN),
     "empty rows": Planted(lambda: call(37, (90,), mask=rows_that_see(0, 9, 0, 85)), PLAIN),
     "growing": Planted(lambda: call(37, (400,), change=growing, scale=0.4), PLAIN),
@@ -132,6 +130,9 @@ PROBLEMS = {
         lambda: call(37, (1000,), mask=rows_that_see(0, 9, 0, 990)), {"kind": "few", "processors": 64}
     ),
     "chunks": Planted(lambda: call(16, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 0}),
+    "chunks of one block": Planted(
+        lambda: call(16, (1100,), mask=keys_between(900, 1000, 16)), {"kind": "few", "processors": 0}
+    ),
     "chunks, causal": Planted(lambda: call(37, (1100,), mask=AT_THE_END), PLAIN),
     "varlen": Planted(lambda: varlen((0, 20, 20, 57), (0, 30, 37, 137), 57, 137), PLAIN),
     "ends that lie": Planted(lambda: varlen((-3, 9, 90, 95), (-7, 400, 12, 30), 40, 60), PLAIN),

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from tests.device.compile import ptx_of
 from tools import native
 from tools.ninja_rules import ROOT, find_compiler
 
 FOLDER = ROOT / "build" / "planted"
 EMULATOR = ROOT / "tests" / "device" / "emulator"
 KERNEL = ROOT / "tests" / "device" / "emulator_planted" / "one_kernel.cpp"
+PRIMITIVES = ROOT / "tests" / "device" / "primitives.cu"
 LINKED = ("machine_binding", "attention_arrays", *(f"machine-{path.stem}" for path in EMULATOR.glob("machine/*.cpp")))
 """What of the emulator no bug changes: its objects as the emulator's build left them."""
 
@@ -71,6 +73,12 @@ def planted_kernel(bug: Bug | None) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def planted_primitives(bug: Bug, arch: int = 80) -> str:
+    """The PTX of primitives.cu over the sources with the bug."""
+    with planted_sources(bug) as csrc:
+        return ptx_of(PRIMITIVES, arch, include=(csrc / "cuda", csrc))
 
 
 def _module(csrc: Path) -> Path:

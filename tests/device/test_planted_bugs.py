@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import ModuleType
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from bench.attention.inputs import Inputs
+from tests.device import test_primitives_ptx as primitives
 from tests.device.attention import emulated
+from tests.device.compile import nvcc
 from tests.device.planted_bugs import KERNEL_BUGS
+from tests.device.planted_primitives import PRIMITIVE_BUGS
 from tests.device.planted_problems import PROBLEMS, Planted
-from tests.device.planting import planted_kernel
+from tests.device.planting import planted_kernel, planted_primitives
+from tests.device.ptx import Module, PtxError
 from tests.tolerance import Expectation
 
 SEEDS = range(5)
-QUICK = ("no barrier in the ring", "one key too many")
+QUICK = ("no barrier in the ring", "one key too many", "matrices not transposed")
+
+
+def quick(names: Iterable[str], *more: str) -> list[ParameterSet]:
+    """All names; those that are not among the few of `make test` are slow."""
+    return [pytest.param(name, marks=() if name in (*QUICK, *more) else pytest.mark.slow) for name in names]
 
 
 @cache
@@ -71,12 +81,22 @@ def right(emulator: ModuleType) -> ModuleType:
     return planted_kernel(None)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "causal" else pytest.mark.slow) for name in PROBLEMS])
+@pytest.mark.parametrize("name", quick(PROBLEMS, "causal"))
 def test_right_sources_pass(right, name):
     assert seen(right, name) == ""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in KERNEL_BUGS])
+@pytest.mark.parametrize("name", quick(KERNEL_BUGS))
 def test_bug_is_seen(emulator, name):
     planted = KERNEL_BUGS[name]
     assert seen(planted_kernel(planted.bug), planted.problem) in planted.seen_by
+
+
+@pytest.mark.skipif(nvcc() is None, reason="no nvcc on the PATH to compile CUDA with")
+@pytest.mark.parametrize("name", quick(PRIMITIVE_BUGS))
+def test_bug_of_a_primitive_is_seen(name):
+    """The test of the primitives passes on the right sources: they are its own subject."""
+    planted = PRIMITIVE_BUGS[name]
+    module = Module(planted_primitives(planted.bug))
+    with pytest.raises((AssertionError, PtxError)):
+        getattr(primitives, planted.test)(module, *planted.arguments)
