@@ -1,8 +1,8 @@
 """The bugs: for each the change of the sources, the problem that shows it, and the instruments that must see it.
 
-Instruments of the emulator go by the kind of its error; "numbers" is the tolerance rule, and "isolation" the promise that
-values that are not finite change no bit of rows that do not see them. Where several are named, thread order and values
-decide which comes first.
+Instruments of the emulator go by the kind of its error; "numbers" is the tolerance rule, and "isolation" the promise
+that values that are not finite change no bit of rows that do not see them. Where several are named, thread order and
+values decide which comes first.
 """
 
 from __future__ import annotations

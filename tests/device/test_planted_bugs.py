@@ -1,4 +1,4 @@
-"""Bugs planted in the real sources of csrc/cuda (planted_bugs.py): each applies, and the instrument named for it sees it."""
+"""Bugs planted in the sources of csrc/cuda: each applies, and the instrument that is named for it sees it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def faults_of(name: str) -> Callable[[dict[str, Tensor], ModuleType], str]:
 
 
 def isolated(problem: Planted, found: dict[str, Tensor], module: ModuleType) -> bool:
-    """Whether the output is not finite just where a row sees such a value, and elsewhere has the bits of the clean call."""
+    """Whether the output is not finite just where a row sees such a value, and elsewhere as in the clean call."""
     value = problem.make().values[0]
     sees = torch.ones(found["out"].shape[2], value.shape[2]).tril()
     poisoned = sees @ (~value.isfinite()).float() > 0
