@@ -1,4 +1,4 @@
-"""Bugs of the primitives' PTX: for each the change of csrc/cuda/ptx and the test in test_primitives_ptx.py that must fail.
+"""Bugs of the primitives' PTX: for each the change of csrc/cuda/ptx and what of test_primitives_ptx.py must fail.
 
 A missing barrier of a warp is not among them: the interpreter runs the lanes of a warp together.
 """

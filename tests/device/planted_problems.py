@@ -77,8 +77,8 @@ def varlen(cu_q: tuple[int, ...], cu_k: tuple[int, ...], rows: int, length: int)
     """Packed sequences of two heads."""
     random = torch.Generator().manual_seed(rows)
     query, key, value = (torch.randn(count, 2, 64, generator=random).half() for count in (rows, length, length))
-    ends = (torch.tensor(cu, dtype=torch.int32) for cu in (cu_q, cu_k))
-    return Inputs("varlen", [query], [key], [value], None, None, *ends)
+    ends_q, ends_k = (torch.tensor(cu, dtype=torch.int32) for cu in (cu_q, cu_k))
+    return Inputs("varlen", [query], [key], [value], cu_seqlens_q=ends_q, cu_seqlens_k=ends_k)
 
 
 def numbers(*shape: int, seed: int = 3) -> Tensor:
