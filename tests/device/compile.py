@@ -23,17 +23,17 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def ptx_of(source: Path | str, arch: int, flags: tuple[str, ...] = ()) -> str:
+def ptx_of(source: Path | str, arch: int, flags: tuple[str, ...] = (), include: tuple[Path, ...] = INCLUDE) -> str:
     """The PTX of a file or of the text of one. Unchanged sources and flags are compiled once."""
     compiler = nvcc()
     if compiler is None:
         raise FileNotFoundError("nvcc is not on the PATH")
-    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in INCLUDE), *flags, f"-arch=sm_{arch}", "-ptx"]
+    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include), *flags, f"-arch=sm_{arch}", "-ptx"]
     key = hashlib.sha256("\0".join(command).encode())
     key.update(subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout)
     text = source.read_text() if isinstance(source, Path) else source
     beside = source.parent if isinstance(source, Path) else ROOT
-    for name, content in sorted(_with_includes(text, beside).items()):
+    for name, content in sorted(_with_includes(text, beside, include).items()):
         key.update(f"{name}\0{content}\0".encode())
     kept = CACHE / f"{key.hexdigest()[:32]}.ptx"
     if not kept.exists():
@@ -58,12 +58,14 @@ def _compile(command: list[str], source: Path | str, kept: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _with_includes(text: str, folder: Path, found: dict[str, str] | None = None) -> dict[str, str]:
+def _with_includes(
+    text: str, folder: Path, include: tuple[Path, ...], found: dict[str, str] | None = None
+) -> dict[str, str]:
     """The text under the name "" and every file of the project that it includes, directly or not."""
     found = {"": text} if found is None else found
     for name in _INCLUDE.findall(text):
-        path = next((each for base in (folder, *INCLUDE) if (each := (base / name).resolve()).is_file()), None)
+        path = next((each for base in (folder, *include) if (each := (base / name).resolve()).is_file()), None)
         if path is not None and str(path) not in found:
             found[str(path)] = content = path.read_text()
-            _with_includes(content, path.parent, found)
+            _with_includes(content, path.parent, include, found)
     return found

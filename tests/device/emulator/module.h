@@ -5,6 +5,7 @@
 
 namespace emulator {
 
+void bind_machine(pybind11::module_& module);
 void bind_primitives(pybind11::module_& module);
 void bind_planted(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
