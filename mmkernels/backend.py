@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -69,6 +70,7 @@ class BackendNotAvailable(ValueError):
 
 _backends: dict[str, dict[str, ModuleType]] = {}
 _warned: set[tuple[str, str]] = set()
+_forget: list[Callable[[], None]] = []
 
 
 def register(op: str, modules: dict[str, ModuleType]) -> None:
@@ -78,6 +80,13 @@ def register(op: str, modules: dict[str, ModuleType]) -> None:
         raise ValueError(f"modules: backend names are {NAMES}, got {sorted(unknown)}")
     _backends[op] = modules
     select.cache_clear()
+    for forget in _forget:
+        forget()
+
+
+def on_register(forget: Callable[[], None]) -> None:
+    """Call ``forget`` whenever backends are registered: for what remembers which backend was chosen."""
+    _forget.append(forget)
 
 
 def check_name(name: object) -> None:

@@ -116,10 +116,8 @@ struct ActivationConstant {
 
 /// Calls f with the ActivationConstant of the activation: the choice stands before a loop, not in it.
 template <class F>
-inline void with_activation(Activation activation, const F& f) {
+MMK_HOST_DEVICE inline auto with_activation(Activation activation, const F& f) {
   switch (activation) {
-    case Activation::kNone:
-      return f(ActivationConstant<Activation::kNone>{});
     case Activation::kGelu:
       return f(ActivationConstant<Activation::kGelu>{});
     case Activation::kGeluTanh:
@@ -132,6 +130,8 @@ inline void with_activation(Activation activation, const F& f) {
       return f(ActivationConstant<Activation::kTanh>{});
     case Activation::kSigmoid:
       return f(ActivationConstant<Activation::kSigmoid>{});
+    default:
+      return f(ActivationConstant<Activation::kNone>{});
   }
 }
 

@@ -81,7 +81,7 @@ PRODUCTS = {
     "values not transposed": kernel(
         "load_matrices_transposed(right", "load_matrices(right", "causal", NUMBERS, PRODUCT
     ),
-    "first product twice": kernel("if (k == 0) {", "if (k <= 1) {", "causal", NUMBERS, PRODUCT),
+    "first product twice": kernel("if (k == 0 && !kAdd) {", "if (k <= 1) {", "causal", NUMBERS, PRODUCT),
     "swizzled chunks added": kernel(
         "(own_a ^ (k * 32))", "(own_a + (k * 32))", "causal", ("numbers", "bounds", "uninitialised", "race"), PRODUCT
     ),

@@ -66,7 +66,7 @@ struct ContrastiveTile {
           copy_rows<kThreads, false>(image(stage), embeddings<T>(p.image, row_first, feature, p.dim), 0, rows);
           copy_rows<kThreads, false>(text(stage), embeddings<T>(p.text, column_first, feature, p.dim), 0, columns);
         },
-        [&](int stage) { add_rows_by_rows(x, image(stage), warp_index() * 16 * kRowTiles, text(stage)); });
+        [&](int stage) { rows_by_rows<true>(x, image(stage), warp_index() * 16 * kRowTiles, text(stage)); });
     sync_block();
   }
 

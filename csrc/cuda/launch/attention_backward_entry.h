@@ -56,19 +56,11 @@ void serve_backward(BackwardRequest& request) {
 
 template <int kDim>
 void serve_backward_dim(BackwardRequest& request) {
-  const auto of_type = [&](auto type) {
+  with_stored_type(request.problem.query.dtype, [&](auto type) {
     using T = typename decltype(type)::Type;
     if (is_general(request.problem)) return serve_backward<T, BackwardKernels<T, kDim, true>>(request);
     serve_backward<T, BackwardKernels<T, kDim, false>>(request);
-  };
-  switch (request.problem.query.dtype) {
-    case DType::kFloat16:
-      return of_type(KernelType<Half>{});
-    case DType::kBFloat16:
-      return of_type(KernelType<BFloat16>{});
-    default:
-      return of_type(KernelType<float>{});
-  }
+  });
 }
 
 /// One a head dim, each in a source of its own.

@@ -30,28 +30,28 @@ struct BackwardKernels {
   using Bias = AttentionBackwardBias<T, kDim, kWarps, kColumns>;
 };
 
-/// Calls f(KernelType<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
+/// Calls f(TypeOf<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
 template <class Kernels, class Delta, class F>
 void for_each_backward_launch(const AttentionProblem& p, const F& f) {
-  f(KernelType<Delta>{}, plan_delta<Delta>(p));
+  f(TypeOf<Delta>{}, plan_delta<Delta>(p));
   if constexpr (Kernels::kIsGeneral) {
     using Kernel = typename Kernels::Rows;
-    f(KernelType<Kernel>{}, plan_backward_rows<Kernel>(p));
+    f(TypeOf<Kernel>{}, plan_backward_rows<Kernel>(p));
   }
-  f(KernelType<typename Kernels::Query>{}, plan_backward_query<typename Kernels::Query>(p));
+  f(TypeOf<typename Kernels::Query>{}, plan_backward_query<typename Kernels::Query>(p));
   const WantedOfKeys wanted = wanted_of_keys(p);
   const bool together = Kernels::kTogether && wanted.together && wanted.key && wanted.value;
   if (wanted.key) {
     using Kernel = typename Kernels::Key;
-    f(KernelType<Kernel>{}, plan_backward_keys<Kernel>(p, true, together));
+    f(TypeOf<Kernel>{}, plan_backward_keys<Kernel>(p, true, together));
   }
   if (wanted.value && !together) {
     using Kernel = typename Kernels::Value;
-    f(KernelType<Kernel>{}, plan_backward_keys<Kernel>(p, false, true));
+    f(TypeOf<Kernel>{}, plan_backward_keys<Kernel>(p, false, true));
   }
   if constexpr (Kernels::kIsGeneral) {
     using Kernel = typename Kernels::Bias;
-    for (int part = 0; part < 2; ++part) f(KernelType<Kernel>{}, plan_backward_bias<Kernel>(p, part));
+    for (int part = 0; part < 2; ++part) f(TypeOf<Kernel>{}, plan_backward_bias<Kernel>(p, part));
   }
 }
 

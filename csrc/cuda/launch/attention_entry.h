@@ -59,18 +59,10 @@ void serve(ForwardRequest& request) {
 
 template <int kDim>
 void serve_dim(ForwardRequest& request) {
-  const auto of_type = [&](auto type) {
+  with_stored_type(request.problem.query.dtype, [&](auto type) {
     with_forward_kernel<typename decltype(type)::Type, kDim>(
         forward_kind(request.problem), [&](auto kernel) { serve<typename decltype(kernel)::Type>(request); });
-  };
-  switch (request.problem.query.dtype) {
-    case DType::kFloat16:
-      return of_type(KernelType<Half>{});
-    case DType::kBFloat16:
-      return of_type(KernelType<BFloat16>{});
-    default:
-      return of_type(KernelType<float>{});
-  }
+  });
 }
 
 /// One a head dim, each in a source of its own.

@@ -9,6 +9,7 @@
 
 #include "../kernels/attention_forward.h"
 #include "attention_plan.h"
+#include "type_of.h"
 
 MMK_NAMESPACE_BEGIN
 
@@ -39,24 +40,19 @@ struct ForwardKernels<float, kDim> {
   using Few = GeneralFew;
 };
 
-template <class Kernel>
-struct KernelType {
-  using Type = Kernel;
-};
-
-/// Calls f with the KernelType of a kind.
+/// Calls f with the TypeOf a kind's kernel.
 template <class T, int kDim, class F>
 void with_forward_kernel(ForwardKind kind, const F& f) {
   using Kernels = ForwardKernels<T, kDim>;
   switch (kind) {
     case ForwardKind::kPlain:
-      return f(KernelType<typename Kernels::Plain>{});
+      return f(TypeOf<typename Kernels::Plain>{});
     case ForwardKind::kFew:
-      return f(KernelType<typename Kernels::Few>{});
+      return f(TypeOf<typename Kernels::Few>{});
     case ForwardKind::kGeneral:
-      return f(KernelType<typename Kernels::General>{});
+      return f(TypeOf<typename Kernels::General>{});
     case ForwardKind::kGeneralFew:
-      return f(KernelType<typename Kernels::GeneralFew>{});
+      return f(TypeOf<typename Kernels::GeneralFew>{});
   }
 }
 

@@ -1,5 +1,6 @@
 #include "fusion.h"
 #include "fusion_type_calls.h"
+#include "type_of.h"
 
 namespace mmkernels {
 namespace {
@@ -7,14 +8,7 @@ namespace {
 /// f(FusionType) of the operands' dtype.
 template <class F>
 void with_type(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return f(device::FusionType<Half>{});
-    case DType::kBFloat16:
-      return f(device::FusionType<BFloat16>{});
-    default:
-      return f(device::FusionType<float>{});
-  }
+  device::with_stored_type(dtype, [&](auto type) { f(device::FusionType<typename decltype(type)::Type>{}); });
 }
 
 }  // namespace

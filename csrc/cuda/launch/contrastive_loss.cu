@@ -5,25 +5,16 @@ namespace {
 
 using Serve = void (*)(device::ContrastiveRequest&);
 
-Serve of_dtype(const ContrastiveInput& input, Serve of_float, Serve of_half, Serve of_bfloat16) {
-  switch (input.problem.image.dtype) {
-    case DType::kFloat16:
-      return of_half;
-    case DType::kBFloat16:
-      return of_bfloat16;
-    default:
-      return of_float;
-  }
-}
-
 Serve statistics(const ContrastiveInput& input) {
-  return of_dtype(input, &device::serve_statistics<float>, &device::serve_statistics<Half>,
-                  &device::serve_statistics<BFloat16>);
+  return device::with_stored_type(input.problem.image.dtype, [](auto type) -> Serve {
+    return &device::serve_statistics<typename decltype(type)::Type>;
+  });
 }
 
 Serve gradients(const ContrastiveInput& input) {
-  return of_dtype(input, &device::serve_gradients<float>, &device::serve_gradients<Half>,
-                  &device::serve_gradients<BFloat16>);
+  return device::with_stored_type(input.problem.image.dtype, [](auto type) -> Serve {
+    return &device::serve_gradients<typename decltype(type)::Type>;
+  });
 }
 
 int64_t bytes_of(const ContrastiveInput& input, Serve serve) {

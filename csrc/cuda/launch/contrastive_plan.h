@@ -72,8 +72,8 @@ int64_t contrastive_statistics(const ContrastiveInput& input, void* memory, cons
       workspace.take<float>(bands.tallest / Statistics::kRows * kStatisticNumbers * bands.call.columns_padded);
   for (int64_t i = 0; memory != nullptr && i < bands.count; ++i) {
     const ContrastiveCall call = bands.band(i);
-    launch(ContrastiveKernel<Statistics>{}, int64_t{call.row_tiles} * call.column_tiles, call);
-    launch(ContrastiveKernel<MergeContrastiveStatistics>{}, MergeContrastiveStatistics::blocks(call), call);
+    launch(TypeOf<Statistics>{}, int64_t{call.row_tiles} * call.column_tiles, call);
+    launch(TypeOf<MergeContrastiveStatistics>{}, MergeContrastiveStatistics::blocks(call), call);
   }
   return workspace.bytes();
 }
@@ -104,17 +104,17 @@ int64_t contrastive_gradients(const ContrastiveInput& input, void* memory, const
   const auto run = [&](auto kernel, const ContrastiveCall& call) {
     launch(kernel, decltype(kernel)::Type::blocks(call), call);
   };
-  if (of_image || of_text) run(ContrastiveKernel<FindContrastiveRange<T>>{}, all);
+  if (of_image || of_text) run(TypeOf<FindContrastiveRange<T>>{}, all);
   for (int64_t i = 0; i < bands.count; ++i) {
     const ContrastiveCall call = bands.band(i);
-    launch(ContrastiveKernel<Slopes>{}, int64_t{call.row_tiles} * call.column_tiles, call);
-    if (p.row_loss != nullptr) run(ContrastiveKernel<MergeContrastiveLosses>{}, call);
-    if (of_image) run(ContrastiveKernel<typename Kernels::GradImage>{}, call);
-    if (of_text) run(ContrastiveKernel<typename Kernels::GradText>{}, call);
+    launch(TypeOf<Slopes>{}, int64_t{call.row_tiles} * call.column_tiles, call);
+    if (p.row_loss != nullptr) run(TypeOf<MergeContrastiveLosses>{}, call);
+    if (of_image) run(TypeOf<typename Kernels::GradImage>{}, call);
+    if (of_text) run(TypeOf<typename Kernels::GradText>{}, call);
   }
   if (p.sums != nullptr) {
     all.tiles_before = tiles;
-    run(ContrastiveKernel<MergeContrastiveSums>{}, all);
+    run(TypeOf<MergeContrastiveSums>{}, all);
   }
   return workspace.bytes();
 }

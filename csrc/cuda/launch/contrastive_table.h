@@ -4,13 +4,9 @@
 #include "../kernels/contrastive_gradient.h"
 #include "../kernels/contrastive_slopes.h"
 #include "../kernels/contrastive_statistics.h"
+#include "type_of.h"
 
 MMK_NAMESPACE_BEGIN
-
-template <class Kernel>
-struct ContrastiveKernel {
-  using Type = Kernel;
-};
 
 /// Tiles of 128 x 128 on the tensor cores, of 64 x 64 in exact fp32.
 template <class T_>

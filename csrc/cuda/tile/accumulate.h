@@ -30,57 +30,6 @@ MMK_DEVICE void for_each_slice(int slices, const Copy& copy, const Use& use) {
   wait_copies<0>();
 }
 
-/// c += a b^T over the columns of both: rows `first`.. of `a` by all rows of `b`.
-template <class A, class B, class C>
-MMK_DEVICE void add_rows_by_rows(C& c, A a, uint32_t first, B b) {
-  using T = typename A::T;
-  static_assert(A::kColumns == B::kColumns && C::kColumnTiles * 8 == B::kRows, "shapes of a product");
-  const uint32_t lane = lane_index();
-  if constexpr (sizeof(T) == 2) {
-    const Shared own_a = a.at(first + lane % 16, lane / 16);
-    const Shared own_b = b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-#pragma unroll
-    for (int k = 0; k < A::kColumns / 16; ++k) {
-      uint32_t left[C::kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < C::kRowTiles; ++m) load_matrices(left[m], (own_a ^ (k * 32)) + m * 16 * A::kRowBytes);
-#pragma unroll
-      for (int n = 0; n < C::kColumnTiles / 2; ++n) {
-        uint32_t right[4];
-        load_matrices(right, (own_b ^ (k * 32)) + n * 16 * B::kRowBytes);
-#pragma unroll
-        for (int m = 0; m < C::kRowTiles; ++m) {
-          multiply_add<T>(c.at[m][2 * n], left[m], right[0], right[1]);
-          multiply_add<T>(c.at[m][2 * n + 1], left[m], right[2], right[3]);
-        }
-      }
-    }
-  } else {
-    struct alignas(16) Four {
-      float x[4];
-    };
-    const uint32_t group = lane / 4, pair = lane % 4 * 2;
-#pragma unroll 2
-    for (int chunk = 0; chunk < A::kChunks; ++chunk) {
-      Four left[C::kRowTiles][2];
-#pragma unroll
-      for (int m = 0; m < C::kRowTiles; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) left[m][half] = load<Four>(a.at(first + 16 * m + 8 * half + group, chunk));
-#pragma unroll
-      for (int n = 0; n < C::kColumnTiles; ++n) {
-        const Four right[2] = {load<Four>(b.at(8 * n + pair, chunk)), load<Four>(b.at(8 * n + pair + 1, chunk))};
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int m = 0; m < C::kRowTiles; ++m)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) c.at[m][n][j] = fused(left[m][j / 2].x[i], right[j % 2].x[i], c.at[m][n][j]);
-      }
-    }
-  }
-}
-
 /// c += a b: rows `first`.. of `a`, or, with `kTransposed`, columns `first`.. of a tile that holds a^T.
 template <bool kTransposed, class A, class B, class C>
 MMK_DEVICE void add_product(C& c, A a, uint32_t first, B b) {

@@ -30,8 +30,8 @@ struct Accumulator {
   }
 };
 
-/// c = a b^T over the columns of both: rows `first`.. of `a` by all rows of `b`.
-template <class A, class B, class C>
+/// c = a b^T, or with `kAdd` c += a b^T, over the columns of both: rows `first`.. of `a` by all rows of `b`.
+template <bool kAdd = false, class A, class B, class C>
 MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
   using T = typename A::T;
   static_assert(A::kColumns == B::kColumns && C::kColumnTiles * 8 == B::kRows, "shapes of a product");
@@ -53,7 +53,7 @@ MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
         for (int m = 0; m < C::kRowTiles; ++m) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            if (k == 0) {
+            if (k == 0 && !kAdd) {
               multiply<T>(c.at[m][2 * n + half], left[m], right[2 * half], right[2 * half + 1]);
             } else {
               multiply_add<T>(c.at[m][2 * n + half], left[m], right[2 * half], right[2 * half + 1]);
@@ -66,9 +66,9 @@ MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
     struct alignas(16) Four {
       float x[4];
     };
-    c.clear();
+    if constexpr (!kAdd) c.clear();
     const uint32_t group = lane / 4, pair = lane % 4 * 2;
-#pragma unroll 4
+#pragma unroll(kAdd ? 2 : 4)
     for (int chunk = 0; chunk < A::kChunks; ++chunk) {
       Four left[C::kRowTiles][2];
 #pragma unroll

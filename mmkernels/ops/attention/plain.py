@@ -18,6 +18,7 @@ from mmkernels.ops.attention.lowered import Lowered
 
 _PLANS: dict[tuple[Any, ...], Choice] = {}
 _MOST_PLANS = 4096
+backends.on_register(_PLANS.clear)
 _any_autocast = torch._C._is_any_autocast_enabled
 
 

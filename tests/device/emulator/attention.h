@@ -9,6 +9,7 @@
 #include "bind.h"
 #include "core/attention_problem.h"
 #include "cuda/launch/attention_plan.h"
+#include "cuda/launch/type_of.h"
 #include "cuda/scalar.h"
 
 namespace emulator {
@@ -35,26 +36,13 @@ class AttentionArrays {
   DeviceArrays arrays_;
 };
 
-template <class T>
-struct TypeOf {
-  using Type = T;
-};
-
-template <class T, class F>
-void with_dim(int dim, const F& f) {
-  if (dim == 32) return f(TypeOf<T>{}, std::integral_constant<int, 32>{});
-  if (dim == 64) return f(TypeOf<T>{}, std::integral_constant<int, 64>{});
-  if (dim == 128) return f(TypeOf<T>{}, std::integral_constant<int, 128>{});
-  return f(TypeOf<T>{}, std::integral_constant<int, 256>{});
-}
-
 /// Calls f with the stored type and the head dim of the kernels that serve a problem.
 template <class F>
 void with_type_and_dim(const mmkernels::AttentionProblem& p, const F& f) {
-  const int dim = mmkernels::device::attention_dim(p);
-  if (p.query.dtype == mmkernels::DType::kFloat32) return with_dim<float>(dim, f);
-  if (p.query.dtype == mmkernels::DType::kFloat16) return with_dim<mmkernels::Half>(dim, f);
-  return with_dim<mmkernels::BFloat16>(dim, f);
+  namespace device = mmkernels::device;
+  device::with_stored_type(p.query.dtype, [&](auto type) {
+    device::with_head_dim(device::attention_dim(p), [&](auto dim) { f(type, dim); });
+  });
 }
 
 }  // namespace emulator

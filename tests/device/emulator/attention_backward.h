@@ -32,7 +32,7 @@ void run_backward_kernels(Run& run, AttentionArrays& arrays) {
 
 template <class T>
 void run_backward(Run& run, AttentionArrays& arrays) {
-  with_dim<T>(mmkernels::device::attention_dim(arrays.problem), [&](auto, auto dim) {
+  mmkernels::device::with_head_dim(mmkernels::device::attention_dim(arrays.problem), [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
     if (mmkernels::device::is_general(arrays.problem)) {
       run_backward_kernels<mmkernels::device::BackwardKernels<T, kDim, true>, T>(run, arrays);

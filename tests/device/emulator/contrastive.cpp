@@ -54,9 +54,8 @@ class ContrastiveArrays {
 
   template <class F>
   void with_kernels(const F& f) const {
-    if (dtype_ == DType::kFloat32) return f(device::ContrastiveKernels<float>{});
-    if (dtype_ == DType::kFloat16) return f(device::ContrastiveKernels<Half>{});
-    return f(device::ContrastiveKernels<BFloat16>{});
+    return device::with_stored_type(
+        dtype_, [&](auto type) { return f(device::ContrastiveKernels<typename decltype(type)::Type>{}); });
   }
 
   void* workspace(int64_t bytes) {

@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "attention.h"
+#include "cuda/launch/type_of.h"
 #include "module.h"
 
 namespace emulator {
@@ -116,29 +117,24 @@ FusionArrays::FusionArrays(const py::dict& call) {
 
 namespace {
 
-template <class F>
-void with_type(DType dtype, const F& f) {
-  if (dtype == DType::kFloat32) return f(float{});
-  if (dtype == DType::kFloat16) return f(Half{});
-  f(BFloat16{});
-}
-
 /// (blocks, threads) of every launch.
 py::list forward(Run& run, const py::dict& call, int processors) {
   FusionArrays arrays(call);
   py::list told;
-  FusionDevice device{run, told, {}, {}};
-  with_type(arrays.problem.dtype,
-            [&](auto type) { fusion_forward_of<decltype(type)>(arrays.problem, processors, device); });
+  FusionDevice fusion_device{run, told, {}, {}};
+  device::with_stored_type(arrays.problem.dtype, [&](auto type) {
+    fusion_forward_of<typename decltype(type)::Type>(arrays.problem, processors, fusion_device);
+  });
   return told;
 }
 
 py::list backward(Run& run, const py::dict& call, int processors) {
   FusionArrays arrays(call);
   py::list told;
-  FusionDevice device{run, told, {}, {}};
-  with_type(arrays.problem.dtype,
-            [&](auto type) { fusion_backward_of<decltype(type)>(arrays.problem, processors, device); });
+  FusionDevice fusion_device{run, told, {}, {}};
+  device::with_stored_type(arrays.problem.dtype, [&](auto type) {
+    fusion_backward_of<typename decltype(type)::Type>(arrays.problem, processors, fusion_device);
+  });
   return told;
 }
 

@@ -7,6 +7,6 @@ PYBIND11_MODULE(mmk_planted, module) {
   using namespace emulator;
   bind_machine(module);
   define_forward(module, [](const mmkernels::AttentionProblem&, const auto& f) {
-    f(TypeOf<mmkernels::Half>{}, std::integral_constant<int, 64>{});
+    f(mmkernels::device::TypeOf<mmkernels::Half>{}, std::integral_constant<int, 64>{});
   });
 }
