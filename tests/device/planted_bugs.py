@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from tests.device.planting import Bug
 
 KERNEL, CALL, PRODUCT = "kernels/attention_forward.h", "tile/attention_call.h", "tile/product.h"
-SCORES, SOFTMAX, TILE, VISIBLE = "tile/scores.h", "tile/softmax.h", "tile/tile.h", "tile/visible.h"
+PAIRS, SCORES, SOFTMAX = "tile/pairs.h", "tile/scores.h", "tile/softmax.h"
+TILE, VISIBLE = "tile/tile.h", "tile/visible.h"
 NUMBERS, RACE, OUTSIDE, ISOLATION = ("numbers",), ("race",), ("bounds",), ("isolation",)
 
 
@@ -31,8 +32,8 @@ def kernel(old: str, new: str, problem: str, seen_by: tuple[str, ...] = NUMBERS,
 
 
 _WAIT = "      wait_copies<0>();\n      sync_block();\n"
-_INFO_STORED = "        store(info_at(r), RowInfo{row.inside ? row.head : -1, row.query, sees});\n      }\n    }\n"
-_ADDEND_STORED = "        store(addend_at(row_number, column), addend);\n      }\n    }\n"
+_INFO_STORED = "        store(info_at(r), SeenRow{row.inside ? row.head : -1, row.query, sees});\n      }\n    }\n"
+_ADDEND_STORED = "source.offset, first + column));\n    }\n"
 _WORDS_STORED = "    store(words + (warp_index() * 8u + 4u), own.full);\n  }\n"
 _LAST_WAIT = "    commit_copies();\n    wait_copies<0>();\n"
 _OWN_WORDS = "c.at[m][2 * k + i / 2][i % 2 * 2], c.at[m][2 * k + i / 2][i % 2 * 2 + 1]"
@@ -122,8 +123,10 @@ MASKS = {
         "row.exists(), start);", "row.exists(), 0);", "chunks, causal", NUMBERS
     ),
     "one key too many": kernel("|| local >= sees.stop", "|| local > sees.stop", "causal"),
-    "one key too many, general": kernel("local < row.sees.stop", "local <= row.sees.stop", "causal, general"),
-    "rows of a dense mask": kernel("row.query * stride[2]", "row.query * stride[3]", "dense mask"),
+    "one key too many, general": kernel(
+        "local >= row.sees.stop", "local > row.sees.stop", "causal, general", NUMBERS, PAIRS
+    ),
+    "rows of a dense mask": kernel("row.query * stride[2]", "row.query * stride[3]", "dense mask", NUMBERS, PAIRS),
     "dense mask does not clear full": kernel("(dense_mask || call", "(call", "dense mask"),
     "poison not looked for": kernel("!kFull && has_poison(value(stage))", "false", "poison", ISOLATION),
     "poison not added": kernel(
@@ -160,11 +163,15 @@ SUMS = {
 }
 
 OFFSETS = {
-    "head of the keys": kernel("place.head / static_cast<int>(p.heads_q / p.heads_k)", "0", "grouped heads"),
+    "head of the keys": kernel(
+        "place.head / static_cast<int>(p.heads_q / p.heads_k)", "0", "grouped heads", NUMBERS, PAIRS
+    ),
     "head of the keys, interleaved": kernel(
         "place.head / static_cast<int>(p.heads_q / p.heads_k)",
         "place.head % static_cast<int>(p.heads_k)",
         "grouped heads",
+        NUMBERS,
+        PAIRS,
     ),
     "rows of a pack": kernel(
         "? row / place.len_q : 0;",
@@ -180,6 +187,8 @@ OFFSETS = {
         "rows_of<T>(segment.key, place.batch, head, place.key_first)",
         "rows_of<T>(segment.key, place.batch, head, 0)",
         "varlen",
+        NUMBERS,
+        PAIRS,
     ),
     "first row of a sequence": kernel("place.head, place.query_first);", "place.head, 0);", "varlen"),
     "ends of sequences believed": kernel(
@@ -189,12 +198,14 @@ OFFSETS = {
         OUTSIDE,
         CALL,
     ),
-    "offset of a segment": kernel("key = source.offset + local;", "key = local;", "bias"),
+    "offset of a segment": kernel("key = offset + local;", "key = local;", "bias", NUMBERS, PAIRS),
     "rows of a bias": kernel("query * b.stride[i][2]", "query * b.stride[i][3]", "bias", NUMBERS, SCORES),
     "zero of a table": kernel(
         "row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES
     ),
-    "softcap undivided": kernel("hyperbolic_tangent(x / p.softcap)", "hyperbolic_tangent(x)", "softcap"),
+    "softcap undivided": kernel(
+        "hyperbolic_tangent(x / p.softcap)", "hyperbolic_tangent(x)", "softcap", NUMBERS, PAIRS
+    ),
     "words of dropout swapped": kernel(
         "shuffle_xor(odd ? own.word[0] : own.word[2], 1)",
         "shuffle_xor(odd ? own.word[1] : own.word[3], 1)",

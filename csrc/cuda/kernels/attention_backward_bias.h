@@ -101,7 +101,7 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     sync_block();  // the tiles before have landed and been read
     this->begin();
     for (int s = 0; s < call.problem.num_segments; ++s) {
-      const Source source = this->source_of(s);
+      const Source source = key_source<T>(this->call, this->place, s);
       this->look_at(s, source);
       for (int first = 0; first < source.length; first += kKeys) {
         const int last = smaller(first + kKeys, source.length) - 1;

@@ -80,18 +80,8 @@ struct AttentionBackwardQuery {
       statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
   }
 
-  struct Source {
-    Rows<T> keys, values;
-    int length, offset;
-  };
-  MMK_DEVICE Source source_of(int s) const {
-    const AttentionProblem& p = call.problem;
-    const Segment& segment = call.segments[s];
-    const int head = place.head / static_cast<int>(p.heads_q / p.heads_k);
-    return {Rows<T>::of(rows_of<T>(segment.key, place.batch, head, place.key_first), segment.key.row, p.dim_qk),
-            Rows<T>::of(rows_of<T>(segment.value, place.batch, head, place.key_first), segment.value.row, p.dim_v),
-            segment_length(call, place, s), static_cast<int>(segment.offset)};
-  }
+  using Source = KeySource<T>;
+
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
     copy_rows<kThreads, false>(key(stage), source.keys, first, source.length - first);
     copy_rows<kThreads, false>(value(stage), source.values, first, source.length - first);
@@ -244,7 +234,7 @@ struct AttentionBackwardQuery {
     for (;; ++place.batch) {
       begin();
       for (int s = 0; s < p.num_segments; ++s) {
-        const Source source = source_of(s);
+        const Source source = key_source<T>(call, place, s);
         look_at(s, source);
         for (int start = 0; start < source.length; start += kChunkKeys) {
           if (!chunk(source, start) || call.scratch == nullptr) continue;

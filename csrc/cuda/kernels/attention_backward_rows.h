@@ -88,7 +88,7 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     this->dense_mask = has_dense_mask(p.mask);
     this->copy_queries();
     for (int s = 0; s < p.num_segments; ++s) {
-      const Source source = this->source_of(s);
+      const Source source = key_source<T>(this->call, this->place, s);
       this->look_at(s, source);
       for (int first = 0; first < source.length; first += kKeys) visit(source, first);
     }

@@ -16,7 +16,7 @@
 // a NaN or infinity, rows that do not see it are kept clean (product.h, add_poison).
 #pragma once
 
-#include "../tile/scores.h"
+#include "../tile/pairs.h"
 #include "../tile/softmax.h"
 
 MMK_NAMESPACE_BEGIN
@@ -41,14 +41,6 @@ struct AttentionForward {
   using Logits = Accumulator<kRowTiles, kKeys / 8>;
   using Output = Accumulator<kRowTiles, kDim / 8>;
   static_assert(kKeys <= 128, "a row's bits of dropout fill one word");
-
-  /// What a row is and sees of the present segment; in shared memory, for the steps that ask.
-  struct alignas(16) RowInfo {
-    int head, query;  // head -1: no such row
-    Interval sees;
-
-    MMK_DEVICE bool exists() const { return head >= 0; }
-  };
 
   static constexpr int kRingBytes = QueryTile::kBytes + 2 * kStages * KeyTile::kBytes;
   static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
@@ -76,14 +68,13 @@ struct AttentionForward {
   MMK_DEVICE KeyTile key(int stage) const { return {memory + (QueryTile::kBytes + stage * 2 * KeyTile::kBytes)}; }
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int r) const { return memory + (kRingBytes + 16 * row_in_tile(r)); }
-  MMK_DEVICE RowInfo info(int r) const { return load<RowInfo>(info_at(r)); }
+  MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(r)); }
 
   MMK_DEVICE void begin() {
     const AttentionProblem& p = call.problem;
     if constexpr (kGeneral) {
       dropout = DropoutKey::of(p.dropout, place.batch);
-      dense_mask = p.mask.visible != nullptr &&
-                   (p.mask.exact == nullptr || load(global<uint8_t>(static_cast<const void*>(p.mask.exact))) == 0);
+      dense_mask = has_dense_mask(p.mask);
     }
     copy_queries();
   }
@@ -105,19 +96,7 @@ struct AttentionForward {
     }
   }
 
-  /// What the plain kernel knows of a segment.
-  struct Source {
-    Rows<T> keys, values;
-    int length, offset;
-  };
-  MMK_DEVICE Source source_of(int s) const {
-    const AttentionProblem& p = call.problem;
-    const Segment& segment = call.segments[s];
-    const int head = place.head / static_cast<int>(p.heads_q / p.heads_k);
-    return {Rows<T>::of(rows_of<T>(segment.key, place.batch, head, place.key_first), segment.key.row, p.dim_qk),
-            Rows<T>::of(rows_of<T>(segment.value, place.batch, head, place.key_first), segment.value.row, p.dim_v),
-            segment_length(call, place, s), static_cast<int>(segment.offset)};
-  }
+  using Source = KeySource<T>;
 
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
     copy_rows<kThreads, kWhole>(key(stage), source.keys, first, source.length - first);
@@ -132,7 +111,7 @@ struct AttentionForward {
       for (int r = 0; r < 2 * kRowTiles; ++r) {
         const QueryRow row = query_row(call, place, place.tile * kRows + row_in_tile(r));
         const Interval sees = interval_of(call, place, s, row, source.length);
-        store(info_at(r), RowInfo{row.inside ? row.head : -1, row.query, sees});
+        store(info_at(r), SeenRow{row.inside ? row.head : -1, row.query, sees});
       }
     }
     sync_warp();
@@ -141,33 +120,21 @@ struct AttentionForward {
   /// What is added to the logits of this warp's rows in the block at key `first`: the bias, or -inf where the pair is
   /// masked. Read along the keys, as it lies in memory, and left in shared memory for the lanes that own the logits.
   MMK_DEVICE void stage_addends(const Source& source, int first) const {
-    const AttentionProblem& p = call.problem;
     sync_warp();  // those of the block before have been read
 #pragma unroll 1
     for (int row_number = 0; row_number < 16 * kRowTiles; ++row_number) {
-      const RowInfo row = load<RowInfo>(memory + (kRingBytes + 16 * (warp_index() * 16 * kRowTiles + row_number)));
-      RowBias bias{};
-      if (p.bias.kind != BiasKind::kNone && row.exists()) bias = row_bias(p.bias, place.batch, row.head, row.query);
+      const SeenRow row = load<SeenRow>(memory + (kRingBytes + 16 * (warp_index() * 16 * kRowTiles + row_number)));
+      const RowBias bias = bias_of(call.problem, place.batch, row);
 #pragma unroll 1
-      for (int column = lane_index(); column < kKeys; column += 32) {
-        const int local = first + column, key = source.offset + local;
-        float addend = -INFINITY;
-        if (local >= row.sees.start && local < row.sees.stop && (!dense_mask || visible(row, key)))
-          addend = p.bias.kind == BiasKind::kNone ? 0.0f : bias_at(p.bias, bias, key);
-        store(addend_at(row_number, column), addend);
-      }
+      for (int column = lane_index(); column < kKeys; column += 32)
+        store(addend_at(row_number, column),
+              addend_of(call.problem, dense_mask, place.batch, row, bias, source.offset, first + column));
     }
     sync_warp();
   }
   /// Rows are 8 numbers longer than they need be, so that the 8 rows of a fragment lie in different banks.
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * ((warp_index() * 16 * kRowTiles + row) * (kKeys + 8) + column));
-  }
-  MMK_DEVICE bool visible(const RowInfo& row, int key) const {
-    const MaskView& m = call.problem.mask;
-    const int64_t (&stride)[4] = m.visible_stride;
-    return load(global<uint8_t>(static_cast<const void*>(m.visible)) +
-                (place.batch * stride[0] + row.head * stride[1] + row.query * stride[2] + key * stride[3])) != 0;
   }
 
   /// Scale, softcap, bias and mask of the general kernel; `kAdd`: with addends, which a block seen whole may lack.
@@ -187,8 +154,7 @@ struct AttentionForward {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& logit = logits.at[r / 2][n][r % 2 * 2 + e];
-          float x = logit * p.scale;
-          if (p.softcap != 0.0f) x = p.softcap * LaneOps<float>::hyperbolic_tangent(x / p.softcap);
+          float x = capped(p, logit).logit;
           if constexpr (kAdd) x = addend.x[e] == -INFINITY ? -INFINITY : x + addend.x[e];  // a NaN too
           logit = x;
         }
@@ -217,7 +183,7 @@ struct AttentionForward {
     const int64_t start = source.offset + first + d.offset[3];
     const int pair = lane_index() % 4 * 2;
     const auto dropout_row = [&](int r) {
-      const RowInfo row = info(r);
+      const SeenRow row = info(r);
       return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]), static_cast<uint32_t>(row.query + d.offset[2])};
     };
 #pragma unroll
@@ -284,7 +250,7 @@ struct AttentionForward {
     Blocks own{0u, 0xffffffffu};
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const RowInfo row = info(r);
+      const SeenRow row = info(r);
       const Blocks blocks = blocks_of<kKeys>(row.sees, row.exists(), start);
       own.some |= blocks.some;
       own.full &= blocks.full;
@@ -435,7 +401,7 @@ struct AttentionForward {
     out.clear();
     state.clear();
     for (int s = 0; s < call.problem.num_segments; ++s) {
-      const Source source = source_of(s);
+      const Source source = key_source<T>(call, place, s);
       look_at(s, source);
       for (int start = 0; start < source.length; start += kChunkKeys, ++number) {
         if (call.splits > 1 && number != place.split) continue;

@@ -8,51 +8,10 @@
 #pragma once
 
 #include "gradient_call.h"
-#include "scores.h"
+#include "pairs.h"
 #include "softmax.h"
 
 MMK_NAMESPACE_BEGIN
-
-/// A query row in shared memory, and what it sees of the present segment.
-struct alignas(16) SeenRow {
-  int head, query;  // head -1: no such row
-  Interval sees;
-
-  MMK_DEVICE bool exists() const { return head >= 0; }
-};
-
-/// Whether the call's dense mask is to be read.
-MMK_DEVICE bool has_dense_mask(const MaskView& m) {
-  return m.visible != nullptr && (m.exact == nullptr || load(global<uint8_t>(static_cast<const void*>(m.exact))) == 0);
-}
-
-/// What is added to the logit of a row and key `local` of a segment that starts at key `offset`: -inf where masked.
-MMK_DEVICE float addend_of(const AttentionProblem& p, bool dense_mask, int batch, const SeenRow& row,
-                           const RowBias& bias, int offset, int local) {
-  if (local < row.sees.start || local >= row.sees.stop) return -INFINITY;
-  const int key = offset + local;
-  if (dense_mask) {
-    const int64_t (&stride)[4] = p.mask.visible_stride;
-    const int64_t at = batch * stride[0] + row.head * stride[1] + row.query * stride[2] + key * stride[3];
-    if (load(global<uint8_t>(static_cast<const void*>(p.mask.visible)) + at) == 0) return -INFINITY;
-  }
-  return p.bias.kind == BiasKind::kNone ? 0.0f : bias_at(p.bias, bias, key);
-}
-MMK_DEVICE RowBias bias_of(const AttentionProblem& p, int batch, const SeenRow& row) {
-  if (p.bias.kind == BiasKind::kNone || !row.exists()) return {};
-  return row_bias(p.bias, batch, row.head, row.query);
-}
-
-/// The logit of a product with a key, before the addend, and its derivative by the scaled product.
-struct Capped {
-  float logit, slope;
-};
-MMK_DEVICE Capped capped(const AttentionProblem& p, float s) {
-  const float x = s * p.scale;
-  if (p.softcap == 0.0f) return {x, 1.0f};
-  const float t = LaneOps<float>::hyperbolic_tangent(x / p.softcap);
-  return {p.softcap * t, fused(-t, t, 1.0f)};
-}
 
 /// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product scale s, or,
 /// without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
