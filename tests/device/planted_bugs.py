@@ -126,7 +126,9 @@ MASKS = {
     "one key too many, general": kernel(
         "local >= row.sees.stop", "local > row.sees.stop", "causal, general", NUMBERS, PAIRS
     ),
-    "rows of a dense mask": kernel("row.query * stride[2]", "row.query * stride[3]", "dense mask", NUMBERS, PAIRS),
+    "rows of a dense mask": kernel(
+        "visible_size[2]) * stride[2]", "visible_size[2]) * stride[3]", "dense mask", NUMBERS, PAIRS
+    ),
     "dense mask does not clear full": kernel("(dense_mask || call", "(call", "dense mask"),
     "poison not looked for": kernel("!kFull && has_poison(value(stage))", "false", "poison", ISOLATION),
     "poison not added": kernel(
@@ -199,7 +201,7 @@ OFFSETS = {
         CALL,
     ),
     "offset of a segment": kernel("key = offset + local;", "key = local;", "bias", NUMBERS, PAIRS),
-    "rows of a bias": kernel("query * b.stride[i][2]", "query * b.stride[i][3]", "bias", NUMBERS, SCORES),
+    "rows of a bias": kernel("at * b.stride[i][2]", "at * b.stride[i][3]", "bias", NUMBERS, SCORES),
     "zero of a table": kernel(
         "row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES
     ),

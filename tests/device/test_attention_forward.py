@@ -8,6 +8,7 @@ import torch
 import mmkernels as mmk
 from bench.attention.inputs import Inputs
 from bench.attention.problems import PROBLEMS, Problem, named
+from mmkernels.ops.attention.lowered import Lowered
 from tests import plain
 from tests.backends import DTYPES
 from tests.device.attention import emulated
@@ -167,3 +168,23 @@ def test_ends_of_sequences_that_lie_are_never_followed(emulator):
     query, key, value = (tensors[0][0].transpose(0, 1).contiguous() for tensors in operands(20, [30], torch.float16))
     cu_q, cu_k = (torch.tensor(ends, dtype=torch.int32) for ends in ([-3, 9, 90, 95], [-7, 400, 12, 30]))
     outputs(emulator, Inputs("varlen", [query], [key], [value], cu_seqlens_q=cu_q, cu_seqlens_k=cu_k))
+
+
+@pytest.mark.parametrize("what", ["mask", "dense", "relative", "decomposed"])
+def test_a_plane_too_short_for_a_sequence_is_never_left(emulator, what):
+    """Nobody on a GPU's host knows the longest packed sequence: what is too small for it is not read beyond."""
+    query, key, value = (tensors[0][0].transpose(0, 1).contiguous() for tensors in operands(20, [30], torch.float16))
+    ends = torch.tensor([0, 20], dtype=torch.int32), torch.tensor([0, 30], dtype=torch.int32)
+    inputs = Inputs("varlen", [query], [key], [value], cu_seqlens_q=ends[0], cu_seqlens_k=ends[1])
+    plane = torch.zeros(1, 2, 7, 9)
+    short = {
+        "mask": {"visible": torch.ones(1, 2, 7, 9, dtype=torch.bool)},
+        "dense": {"bias": [plane], "bias_kind": 1},
+        "relative": {"bias": [torch.zeros(2, 5)], "bias_kind": 2, "relative_zero": 2},
+        "decomposed": {"bias": [torch.zeros(1, 2, 7, 2), torch.zeros(1, 2, 7, 3)], "bias_kind": 3},
+    }[what]
+    call = Lowered(query, [key], [value], cu_seqlens_q=ends[0], cu_seqlens_k=ends[1], scale=0.125)
+    with emulated(emulator) as device:
+        out, _ = device.forward(call._replace(**short), True)
+    whole, _ = outputs(emulator, inputs, kind="general")
+    same_bits("out", out, whole["out"])

@@ -43,7 +43,9 @@ MMK_DEVICE float addend_of(const AttentionProblem& p, bool dense_mask, int batch
   const int key = offset + local;
   if (dense_mask) {
     const int64_t (&stride)[4] = p.mask.visible_stride;
-    const int64_t at = batch * stride[0] + row.head * stride[1] + row.query * stride[2] + key * stride[3];
+    const int64_t at = batch * stride[0] + row.head * stride[1] +
+                       nearest_index(row.query, p.mask.visible_size[2]) * stride[2] +
+                       nearest_index(key, p.mask.visible_size[3]) * stride[3];
     if (load(global<uint8_t>(static_cast<const void*>(p.mask.visible)) + at) == 0) return -INFINITY;
   }
   return p.bias.kind == BiasKind::kNone ? 0.0f : bias_at(p.bias, bias, key);

@@ -14,6 +14,11 @@ MMK_DEVICE float load_as(const void* data, DType dtype, int64_t index) {
   return widen(load(global<BFloat16>(data) + index));
 }
 
+/// Lengths of packed sequences are not known on the host: what is too short for them is read at its end, and never left.
+MMK_DEVICE int64_t nearest_index(int64_t index, int64_t size) {
+  return index < 0 ? 0 : index < size ? index : larger<int64_t>(size, 1) - 1;
+}
+
 /// The bias of one row: what of its address does not depend on the key.
 struct RowBias {
   int64_t first[2];
@@ -22,7 +27,10 @@ struct RowBias {
 MMK_DEVICE RowBias row_bias(const BiasView& b, int batch, int head, int query) {
   RowBias row;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) row.first[i] = batch * b.stride[i][0] + head * b.stride[i][1] + query * b.stride[i][2];
+  for (int i = 0; i < 2; ++i) {
+    const int64_t at = nearest_index(query, b.size[i][2]);
+    row.first[i] = batch * b.stride[i][0] + head * b.stride[i][1] + at * b.stride[i][2];
+  }
   if (b.kind == BiasKind::kRelative) row.first[0] = head * b.stride[0][1];
   row.entry = b.zero - query;
   return row;
@@ -33,14 +41,15 @@ MMK_DEVICE float masking_as_fp32(float x, DType dtype) {
 }
 MMK_DEVICE float bias_at(const BiasView& b, const RowBias& row, int key) {
   if (b.kind == BiasKind::kRelative) {
-    // lengths of packed sequences are not known on the host: a table too short for them is never left
-    const int64_t index = larger<int64_t>(0, smaller<int64_t>(row.entry + key, b.size[0][3] - 1));
+    const int64_t index = nearest_index(row.entry + key, b.size[0][3]);
     return masking_as_fp32(load_as(b.part[0], b.dtype[0], row.first[0] + index), b.dtype[0]);
   }
-  if (b.kind == BiasKind::kDense)
-    return masking_as_fp32(load_as(b.part[0], b.dtype[0], row.first[0] + key * b.stride[0][3]), b.dtype[0]);
+  if (b.kind == BiasKind::kDense) {
+    const int64_t at = row.first[0] + nearest_index(key, b.size[0][3]) * b.stride[0][3];
+    return masking_as_fp32(load_as(b.part[0], b.dtype[0], at), b.dtype[0]);
+  }
   const int width = static_cast<int>(b.size[1][3]), across = key / width;
-  return load_as(b.part[0], b.dtype[0], row.first[0] + across * b.stride[0][3]) +
+  return load_as(b.part[0], b.dtype[0], row.first[0] + nearest_index(across, b.size[0][3]) * b.stride[0][3]) +
          load_as(b.part[1], b.dtype[1], row.first[1] + (key - across * width) * b.stride[1][3]);
 }
 

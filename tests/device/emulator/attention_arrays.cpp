@@ -95,6 +95,7 @@ void AttentionArrays::mask(const py::dict& call) {
   const auto visible = py::cast<py::array>(call["visible"]);
   m.visible = static_cast<const uint8_t*>(arrays_.input("visible", visible));
   strides(visible, m.visible_stride);
+  for (int axis = 0; axis < 4; ++axis) m.visible_size[axis] = visible.shape(axis);
   if (!call["interval_exact"].is_none())
     m.exact = static_cast<const uint8_t*>(arrays_.input("interval_exact", py::cast<py::array>(call["interval_exact"])));
 }
