@@ -1,0 +1,33 @@
+"""Every row of the table of models, on mmkernels and on the library's own eager attention."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+from tests.integrations import checks, named_rows
+
+ROWS = [*named_rows.ROWS]
+
+
+def rows(*which, sample=True):
+    """Parametrise over `row`; all but a sample are slow."""
+    marks = [[pytest.mark.slow] if row.slow or not sample else [] for row in which]
+    cases = [pytest.param(row, marks=mark, id=row.name) for row, mark in zip(which, marks, strict=True)]
+    return pytest.mark.parametrize("row", cases)
+
+
+@rows(*ROWS)
+def test_values_and_gradients(row):
+    checks.check_values(row)
+
+
+@rows(*ROWS, sample=False)
+def test_autocast(row):
+    checks.check_autocast(row)
+
+
+@rows(*[row for row in ROWS if row.compiles], sample=False)
+def test_compiled_in_one_graph(row):
+    checks.check_compiled(row)
