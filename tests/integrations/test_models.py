@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from tests.integrations import checks, named_rows
+from tests.integrations import checks, cross_rows, named_rows, stream_rows, vlm_rows
 
-ROWS = [*named_rows.ROWS]
+ROWS = [*named_rows.ROWS, *stream_rows.ROWS, *cross_rows.ROWS, *vlm_rows.ROWS]
 
 
 def rows(*which, sample=True):

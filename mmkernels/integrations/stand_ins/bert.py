@@ -13,8 +13,26 @@ from mmkernels.integrations.stand_ins.common import attend, heads, probability
 
 
 def _project(module: Any, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    count = module.num_attention_heads
-    return heads(module.query(x), count), heads(module.key(context), count), heads(module.value(context), count)
+    return heads(module.query(x), module.num_attention_heads), *_keys(module, context)
+
+
+def _keys(module: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+    return heads(module.key(context), module.num_attention_heads), heads(
+        module.value(context), module.num_attention_heads
+    )
+
+
+def _cached_keys(module: Any, context: Tensor, cache: Any, crossing: bool) -> tuple[Tensor, Tensor]:
+    """Keys and values with those of a transformers cache; the encoder's are made in the first step only."""
+    layer, two_sided = module.layer_idx, hasattr(cache, "cross_attention_cache")
+    if two_sided and crossing and cache.is_updated.get(layer):
+        known = cache.cross_attention_cache.layers[layer]
+        return known.keys, known.values
+    side = (cache.cross_attention_cache if crossing else cache.self_attention_cache) if two_sided else cache
+    keys, values = side.update(*_keys(module, context), layer)
+    if two_sided and crossing:
+        cache.is_updated[layer] = True
+    return keys, values
 
 
 def _self_attention(cls: Any) -> type:
@@ -47,7 +65,7 @@ def _lxmert(cls: Any) -> type:
 
 def _blip_text(cls: Any) -> type:
     class SelfAttention(cls):
-        """Causal or not, or over the image; a cache goes the library's own way."""
+        """Causal or not, or over the image."""
 
         def forward(
             self,
@@ -58,13 +76,18 @@ def _blip_text(cls: Any) -> type:
             past_key_values: Any = None,
             **kwargs: Any,
         ) -> Any:
-            if past_key_values is not None or kwargs.get("output_attentions"):
+            if kwargs.get("output_attentions"):
                 return super().forward(
                     hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, past_key_values,
                     **kwargs,
                 )  # fmt: skip
             crossing = encoder_hidden_states is not None
-            q, k, v = _project(self, hidden_states, encoder_hidden_states if crossing else hidden_states)
+            context = encoder_hidden_states if crossing else hidden_states
+            q = heads(self.query(hidden_states), self.num_attention_heads)
+            if past_key_values is None:
+                k, v = _keys(self, context)
+            else:
+                k, v = _cached_keys(self, context, past_key_values, crossing)
             mask = encoder_attention_mask if crossing else attention_mask
             return attend(q, k, v, mask, probability(self.dropout)), None
 
