@@ -67,9 +67,9 @@ def vit() -> Any:
 
 def align() -> Any:
     vision = {
-        "image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 32, "num_block_repeats": [1],
-        "kernel_sizes": [3], "in_channels": [32], "out_channels": [16], "strides": [2], "expand_ratios": [1],
-        "depthwise_padding": [], "num_hidden_layers": 1,
+        "image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 32,
+        "num_block_repeats": [1], "kernel_sizes": [3], "in_channels": [32], "out_channels": [16], "strides": [2],
+        "expand_ratios": [1], "depthwise_padding": [], "num_hidden_layers": 1,
     }  # fmt: skip
     config = tf.AlignConfig(text_config=TEXT, vision_config=vision, projection_dim=16)
     return tf.AlignModel._from_config(config, attn_implementation="eager")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers as tf
 
-from tests.integrations.named_rows import TEXT, VISION, last_hidden, pixels, text_and_pixels, text_inputs
-from tests.integrations.rows import Row, ids, padding, real
+from tests.integrations.named_rows import TEXT, VISION, text_and_pixels, text_inputs
+from tests.integrations.rows import Row, padding, real
 
 
 def visual_bert() -> Any:
@@ -18,7 +18,8 @@ def visual_bert() -> Any:
 def visual_bert_inputs(model: Any) -> dict[str, Any]:
     return text_inputs(model) | {
         "visual_embeds": torch.randn(2, 4, 20), "visual_attention_mask": padding(2, 4, 3),
-        "token_type_ids": torch.zeros(2, 9, dtype=torch.long), "visual_token_type_ids": torch.ones(2, 4, dtype=torch.long),
+        "token_type_ids": torch.zeros(2, 9, dtype=torch.long),
+        "visual_token_type_ids": torch.ones(2, 4, dtype=torch.long),
     }  # fmt: skip
 
 
@@ -47,7 +48,8 @@ def lxmert() -> Any:
 
 def lxmert_inputs(model: Any) -> dict[str, Any]:
     return text_inputs(model) | {
-        "visual_feats": torch.randn(2, 6, 20), "visual_pos": torch.rand(2, 6, 4), "visual_attention_mask": padding(2, 6, 4),
+        "visual_feats": torch.randn(2, 6, 20), "visual_pos": torch.rand(2, 6, 4),
+        "visual_attention_mask": padding(2, 6, 4),
     }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from tests.integrations import checks, cross_rows, named_rows, stream_rows, vlm_rows
+from tests.integrations import checks, cross_rows, image_rows, named_rows, stream_rows, torch_rows, vlm_rows
 
-ROWS = [*named_rows.ROWS, *stream_rows.ROWS, *cross_rows.ROWS, *vlm_rows.ROWS]
+TABLES = (named_rows, stream_rows, cross_rows, vlm_rows, image_rows, torch_rows)
+ROWS = [row for table in TABLES for row in table.ROWS]
 
 
 def rows(*which, sample=True):
