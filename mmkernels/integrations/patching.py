@@ -57,7 +57,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
 
 
 def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[Entry], undo: list[Undo]) -> None:
-    cls = type(module)
+    cls: Any = type(module)
     other = stand_in(cls)
     if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
         _set(module, "use_nested_tensor", False, undo)  # padded rows stay rows
@@ -81,8 +81,8 @@ def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[En
         skipped.append(Entry(name, cls.__name__, note))
 
 
-def _names_in_forward(cls: type) -> tuple[str, ...]:
-    """The global names and attributes that a class's forward uses, itself or in functions it calls of its module."""
+def _names_in_forward(cls: Any) -> tuple[str, ...]:
+    """The global names and attributes that the code of a class's forward mentions."""
     forward = inspect.unwrap(cls.forward)
     code = getattr(forward, "__code__", None)
     return () if code is None else code.co_names
@@ -104,8 +104,7 @@ def _set_implementation(model: nn.Module, undo: list[Undo]) -> None:
         return
     hugging_face.register()
     for config in _configurations([part.config for part in outer]):
-        before = config._attn_implementation_internal
-        undo.append(lambda config=config, before=before: setattr(config, "_attn_implementation_internal", before))
+        _set(config, "_attn_implementation_internal", config._attn_implementation_internal, undo)
     for part in outer:
         if part._can_set_attn_implementation() and part.config._attn_implementation != hugging_face.NAME:
             part.set_attn_implementation(hugging_face.NAME)

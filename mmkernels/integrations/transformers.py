@@ -70,9 +70,9 @@ def attention_forward(
         raise ValueError(f'attn_implementation="{NAME}" has no paged cache; use "paged|sdpa" for continuous batching')
     if kwargs.get("output_attentions"):
         warnings.warn(f'attn_implementation="{NAME}" returns no attention weights; use "eager" for them', stacklevel=2)
-    mask, bias = mask_and_bias(attention_mask)
-    if position_bias is not NO_BIAS:
-        bias = add_biases(position_bias, bias, query.shape[2], key.shape[2])
+    mask, added = mask_and_bias(attention_mask)
+    position = None if position_bias is NO_BIAS else position_bias
+    bias = add_biases(position, added, query.shape[2], key.shape[2])
     call: dict[str, Any] = {
         "mask": mask, "bias": bias, "scale": scaling, "softcap": softcap or None, "dropout_p": dropout,
     }  # fmt: skip

@@ -23,7 +23,7 @@ FLOORS = (
     {"cli", "__main__"},
 )
 # May be imported only inside a function, so that importing the package stays light.
-LAZY = {"matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "triton"}
+LAZY = {"matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "transformers", "triton"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

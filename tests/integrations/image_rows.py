@@ -15,7 +15,8 @@ def sam() -> Any:
     config = tf.SamConfig(
         vision_config={
             "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "image_size": 48, "patch_size": 8, "mlp_dim": 37, "num_pos_feats": 8, "window_size": 4, "global_attn_indexes": [1],
+            "image_size": 48, "patch_size": 8, "mlp_dim": 37, "num_pos_feats": 8, "window_size": 4,
+            "global_attn_indexes": [1],
         },
         prompt_encoder_config={"hidden_size": 16, "input_image_size": 48, "patch_size": 8, "image_size": 48},
         mask_decoder_config={

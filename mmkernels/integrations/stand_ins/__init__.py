@@ -22,12 +22,12 @@ _TABLE: dict[str, StandIn] = {
 
 
 @functools.cache
-def stand_in(cls: type) -> type | None:
+def stand_in(cls: Any) -> Any:
     """The subclass that serves modules of exactly this class, or None."""
     make = _TABLE.get(f"{cls.__module__}.{cls.__qualname__}")
     if make is None:
         return None
-    made = make(cls)
+    made: Any = make(cls)
     made.by_interface = make in t5.SERVES.values()  # its forward calls the attention function that is registered
     made.__name__, made.__qualname__, made.__module__ = cls.__name__, cls.__qualname__, __name__
     return made

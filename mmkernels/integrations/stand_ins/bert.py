@@ -82,7 +82,7 @@ def _blip_text(cls: Any) -> type:
                     **kwargs,
                 )  # fmt: skip
             crossing = encoder_hidden_states is not None
-            context = encoder_hidden_states if crossing else hidden_states
+            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
             q = heads(self.query(hidden_states), self.num_attention_heads)
             if past_key_values is None:
                 k, v = _keys(self, context)

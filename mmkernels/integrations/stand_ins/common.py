@@ -31,7 +31,7 @@ def attend(
     """(B, Lq, H * Dv) of attention over operands (B, H, L, D); `mask` is added, as these models do with any dtype."""
     if mask is not None and not mask.is_floating_point():
         mask = mask.to(query.dtype)
-    visible, bias = mask_and_bias(mask)
-    bias = add_biases(position_bias, bias, query.shape[2], key.shape[2])
+    visible, added = mask_and_bias(mask)
+    bias = add_biases(position_bias, added, query.shape[2], key.shape[2])
     out = attention(query, key, value, mask=visible, bias=bias, dropout_p=dropout_p, scale=scale)
     return out.transpose(1, 2).flatten(2)
