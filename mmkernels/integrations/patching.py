@@ -58,6 +58,9 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
 
 def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[Entry], undo: list[Undo]) -> None:
     cls: Any = type(module)
+    if getattr(cls, "stands_in", False):
+        replaced.append(Entry(name, cls.__name__, "served before"))
+        return
     other = stand_in(cls)
     if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
         _set(module, "use_nested_tensor", False, undo)  # padded rows stay rows
@@ -71,7 +74,7 @@ def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[En
         if chosen == hugging_face.NAME:
             replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
         else:
-            skipped.append(Entry(name, cls.__name__, f"its model cannot leave attn_implementation={chosen!r}"))
+            skipped.append(Entry(name, cls.__name__, f"nothing here can change its attn_implementation={chosen!r}"))
     elif "scaled_dot_product_attention" in code:
         skipped.append(Entry(name, cls.__name__, "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"))
     elif "softmax" in code or "Softmax" in code:

@@ -88,6 +88,37 @@ def check_values(row: Row) -> None:
         assert torch.equal(a, b), "the model is not what it was"
 
 
+def set_dropout(part: nn.Module, p: float) -> None:
+    """Whatever the libraries call it."""
+    for name in ("dropout", "attention_dropout", "activation_dropout", "drop_prob"):
+        value = getattr(part, name, None)
+        if isinstance(value, nn.Dropout):
+            value.p = p
+        elif isinstance(value, float):
+            setattr(part, name, p)
+    if isinstance(part, nn.Dropout):
+        part.p = p
+
+
+def check_dropout(row: Row) -> None:
+    """In training, with all attention weights dropped (which leaves no chance): as the library does it."""
+    model, inputs = make(row)
+    report = mmk.patch(model)
+    for part in model.modules():
+        set_dropout(part, 0.0)
+    for entry in report.replaced:
+        set_dropout(model.get_submodule(entry.name), 1.0)
+    outputs = []
+    for training, served in ((False, True), (True, True), (True, False)):
+        if not served:
+            report.revert()
+        outputs.append(forward(row, model.train(training), inputs))
+    kept, found, expected = outputs
+    assert any(error(a, b) > 1e-3 for a, b in zip(kept, found, strict=True)), "nothing was dropped"
+    for a, b in zip(found, expected, strict=True):
+        assert error(a, b) < 1e-4
+
+
 def check_autocast(row: Row) -> None:
     """Under bf16 autocast: as near to fp32 as the library's eager attention is, and on mmkernels."""
     model, inputs = make(row)

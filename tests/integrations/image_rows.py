@@ -117,7 +117,7 @@ ROWS = [
     Row("SAM", sam, sam_inputs, lambda o, i: [o.iou_scores, o.pred_masks], 9, slow=False),
     Row("OWL-ViT", owlvit, text_and_pixels, owlvit_outputs, 4, patched=False),
     Row("DINOv3", dinov3, lambda m: {"pixel_values": pixels()}, lambda o, i: [o.last_hidden_state], 2, patched=False),
-    Row("GroupViT", groupvit, text_and_pixels, lambda o, i: [o.text_embeds, o.image_embeds], 7),
+    Row("GroupViT", groupvit, text_and_pixels, lambda o, i: [o.text_embeds, o.image_embeds], 7, drops=False),
     Row("Perceiver", perceiver, lambda m: {"inputs": torch.randn(2, 11, 26), "attention_mask": padding(2, 11, 6)},
         lambda o, i: [o.last_hidden_state], 3),
     Row("Mask2Former", mask2former, lambda m: {"pixel_values": pixels(2, 64)},

@@ -21,6 +21,7 @@ class Row:
         calls: how many attention calls of mmkernels one forward makes.
         patched: served by `mmk.patch`; otherwise by `set_attn_implementation` alone.
         compiles: whether the model itself allows torch.compile(fullgraph=True).
+        drops: whether its attention has dropout, and its forward in training has no other chance.
         slow: not in the sample that every run takes.
     """
 
@@ -31,6 +32,7 @@ class Row:
     calls: int
     patched: bool = True
     compiles: bool = True
+    drops: bool = True
     slow: bool = True
 
 

@@ -24,6 +24,11 @@ def test_values_and_gradients(row):
     checks.check_values(row)
 
 
+@rows(*[row for row in ROWS if row.patched and row.drops])
+def test_dropout(row):
+    checks.check_dropout(row)
+
+
 @rows(*ROWS, sample=False)
 def test_autocast(row):
     checks.check_autocast(row)

@@ -28,6 +28,7 @@ def stand_in(cls: Any) -> Any:
     if make is None:
         return None
     made: Any = make(cls)
+    made.stands_in = True
     made.by_interface = make in t5.SERVES.values()  # its forward calls the attention function that is registered
     made.__name__, made.__qualname__, made.__module__ = cls.__name__, cls.__qualname__, __name__
     return made

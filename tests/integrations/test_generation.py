@@ -1,0 +1,40 @@
+"""Decoding with caches: the same logits, step by step, as with the library's eager attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+from tests.integrations import cross_rows, stream_rows, vlm_rows
+from tests.integrations.checks import Count, make, serve
+
+ROWS = {row.name: row for table in (cross_rows, stream_rows, vlm_rows) for row in table.ROWS}
+FIRST = {"decoder_input_ids", "decoder_attention_mask", "use_cache", "labels"}
+
+
+def steps(model, inputs, **options):
+    given = {name: value for name, value in inputs.items() if name not in FIRST}
+    torch.manual_seed(0)
+    out = model.generate(
+        **given, max_new_tokens=4, min_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True,
+        **options,
+    )  # fmt: skip
+    return torch.stack(out.logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("name", ["Llava", "Gemma 3", "mllama", "BLIP captioning", "Qwen2-VL"])
+def test_generation(name, cache):
+    if cache == "static" and name in ("BLIP captioning", "mllama"):
+        pytest.skip("the model itself has no static cache")
+    model, inputs = make(ROWS[name])
+    expected = steps(model, inputs, cache_implementation=cache)
+    serve(ROWS[name], model)
+    count = Count()
+    with count.here():
+        found = steps(model, inputs, cache_implementation=cache)
+    assert count.calls >= 4
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
