@@ -80,7 +80,8 @@ def _as_mask(bias: Tensor) -> Given:
     visible = bias == 0
     lowest = bias <= torch.finfo(bias.dtype).min
     if bool((visible | lowest).all()) and bool(visible.any(-1).all()):
-        return Mask.dense(visible), None
+        rows_agree = visible.dim() == 4 and visible.shape[2] > 1 and bool((visible == visible[:, :, :1]).all())
+        return Mask.dense(visible[:, :, :1] if rows_agree else visible), None
     return None, bias
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import transformers as tf
+from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from tests.integrations.named_rows import TEXT, VISION, text_and_pixels, text_inputs
+from tests.integrations.named_rows import TEXT, VISION, last_hidden, text_and_pixels, text_inputs
 from tests.integrations.rows import Row, padding, real
 
 
@@ -80,6 +81,18 @@ def blip_captioning() -> Any:
     return tf.BlipForConditionalGeneration(config)
 
 
+def blip_text() -> Any:
+    config = tf.BlipTextConfig(**TEXT, encoder_hidden_size=20)
+    return BlipTextModel(config)
+
+
+def blip_text_inputs(model: Any) -> dict[str, Any]:
+    return text_inputs(model) | {
+        "encoder_hidden_states": torch.randn(2, 6, 20), "encoder_attention_mask": padding(2, 6, 3), "is_decoder": True,
+        "use_cache": False,
+    }  # fmt: skip
+
+
 def flava() -> Any:
     config = tf.FlavaConfig(
         text_config=TEXT, image_config=VISION, projection_dim=16,
@@ -138,6 +151,7 @@ ROWS = [
     Row("BLIP", blip, text_and_pixels, blip_outputs, 6),
     Row("BLIP captioning", blip_captioning, text_and_pixels,
         lambda o, i: [real(o.logits, i["attention_mask"])], 6),
+    Row("BLIP's text model", blip_text, blip_text_inputs, last_hidden, 4),
     Row("FLAVA", flava, text_and_pixels, flava_outputs, 6),
     Row("LayoutLMv3", layoutlmv3, layoutlmv3_inputs, layoutlmv3_outputs, 2),
     Row("BridgeTower", bridgetower, bridgetower_inputs, bridgetower_outputs, 12),

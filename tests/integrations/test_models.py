@@ -34,6 +34,9 @@ def test_autocast(row):
     checks.check_autocast(row)
 
 
-@rows(*[row for row in ROWS if row.compiles], sample=False)
+@pytest.mark.parametrize("row", [
+    pytest.param(row, marks=pytest.mark.nightly if row.slow else pytest.mark.slow, id=row.name)
+    for row in ROWS if row.compiles
+])  # fmt: skip
 def test_compiled_in_one_graph(row):
     checks.check_compiled(row)
