@@ -49,7 +49,5 @@ def _with_names(function: Any, **names: Any) -> Callable[..., Any]:
 # The mode is off while it answers for a function, so it would not see what torch's function calls in turn. With
 # need_weights that is no scaled_dot_product_attention, and torch computes as ever.
 _multi_head_attention_forward = _with_names(
-    F.multi_head_attention_forward,
-    scaled_dot_product_attention=scaled_dot_product_attention,
-    has_torch_function=lambda _: False,
+    F.multi_head_attention_forward, scaled_dot_product_attention=scaled_dot_product_attention
 )

@@ -38,6 +38,12 @@ def encoder_inputs(model: Any) -> dict[str, Any]:
     return {"src": torch.randn(2, 9, WIDTH), "src_key_padding_mask": hidden()}
 
 
+def masked_inputs(model: Any) -> dict[str, Any]:
+    mask = torch.rand(9, 9) < 0.4
+    mask[:, 0] = False
+    return encoder_inputs(model) | {"mask": mask}
+
+
 def causal_inputs(model: Any) -> dict[str, Any]:
     causal = nn.Transformer.generate_square_subsequent_mask(9)
     floats = torch.zeros(2, 9).masked_fill(hidden(), -torch.inf)
@@ -80,6 +86,7 @@ ROWS = [
         lambda m: {"query": torch.randn(2, 7, WIDTH), "key": torch.randn(2, 9, 6), "value": torch.randn(2, 9, 10),
                    "key_padding_mask": hidden()}, only, 1),
     Row("nn.TransformerEncoder", encoder, encoder_inputs, unpadded, 2, slow=False),
+    Row("nn.TransformerEncoder, masked", encoder, masked_inputs, unpadded, 2),
     Row("nn.TransformerEncoder, norm first, causal", lambda: encoder(norm_first=True, activation="gelu"), causal_inputs,
         unpadded, 2),
     Row("nn.TransformerDecoder", decoder, decoder_inputs, only, 4),
