@@ -15,15 +15,25 @@ def dense_strides_like(tensor: torch.Tensor, shape: Sequence[int]) -> tuple[int,
     """
     last = tensor.dim() - 1
     sizes, strides = tensor.shape, tensor.stride()
-    told = [axis for axis in range(last) if sizes[axis] != 1 and strides[axis] != 0]
+    told = [axis for axis in range(last) if _has_order(sizes[axis]) and strides[axis] != 0]
     ordered = iter(sorted(told, key=lambda axis: -strides[axis]))
     order = [next(ordered) if axis in told else axis for axis in range(last)] + [last]
     result = [1] * (last + 1)
     step: int = 1
     for axis in reversed(order):
         result[axis] = step
-        step = step * max(shape[axis], 1)
+        size = shape[axis]
+        step = step * (torch.sym_max(size, 1) if isinstance(size, torch.SymInt) else max(size, 1))
     return tuple(result)
+
+
+def _has_order(size: int | torch.SymInt) -> bool:
+    """Whether an axis of this size has a place in memory; one that a compiler cannot know is taken to be above 1."""
+    if not isinstance(size, torch.SymInt):
+        return size != 1
+    from torch.fx.experimental.symbolic_shapes import guard_or_true
+
+    return guard_or_true(size != 1)
 
 
 def empty_like_query(query: torch.Tensor, last_dim: int) -> torch.Tensor:

@@ -161,7 +161,7 @@ ROWS = [
     Row("Whisper", whisper, whisper_inputs, decoded, 6, patched=False),
     Row("DETR", detr, detr_inputs, lambda o, i: [o.last_hidden_state], 5),
     Row("mllama", mllama, mllama_inputs, logits, 7, patched=False, slow=False),
-    Row("Idefics", idefics, idefics_inputs, logits, 6),
+    Row("Idefics", idefics, idefics_inputs, logits, 7),
     Row("BLIP-2", blip2, blip2_inputs, logits, 7),
     Row("InstructBLIP", instructblip, instructblip_inputs, logits, 7),
 ]  # fmt: skip

@@ -107,7 +107,7 @@ def qwen_inputs(model: Any) -> dict[str, Any]:
 ROWS = [
     Row("Llava", llava, lambda m: tokens(9) | {"pixel_values": pixels()}, logits, 4, patched=False, slow=False),
     Row("Gemma 3", gemma3, gemma3_inputs, logits, 4, patched=False),
-    Row("SmolVLM", smolvlm, smolvlm_inputs, logits, 4, patched=False, compiles=False),
+    Row("SmolVLM", smolvlm, smolvlm_inputs, logits, 4, patched=False),
     Row("Qwen2-VL", qwen2_vl, qwen_inputs, logits, 4, compiles=False),
     Row("Qwen2.5-VL", qwen2_5_vl, qwen_inputs, logits, 4, compiles=False),
     Row("Qwen3-VL", qwen3_vl, qwen_inputs, logits, 4, compiles=False),

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from mmkernels.integrations.stand_ins.common import attend, heads, probability
+from mmkernels.nn.common import merge_heads
+from mmkernels.ops.attention.api import attention
 
 
 def _perceiver(cls: Any) -> type:
@@ -32,4 +34,24 @@ def _perceiver(cls: Any) -> type:
     return SelfAttention
 
 
-SERVES = {"transformers.models.perceiver.modeling_perceiver.PerceiverSelfAttention": _perceiver}
+def _idefics(cls: Any) -> type:
+    class ResamplerAttention(cls):
+        """Of latents over the image's tokens and themselves: two segments, not concatenated (Flamingo)."""
+
+        def forward(self, context: Tensor, latents: Tensor) -> Tensor:
+            latents = self.latents_layer_norm(latents)
+            segments = (self.context_layer_norm(context), latents)
+            query = heads(self.q_proj(latents), self.n_heads)
+            keys = [heads(self.k_proj(x), self.n_heads) for x in segments]
+            values = [heads(self.v_proj(x), self.n_heads) for x in segments]
+            if self.qk_layer_norms:
+                query, keys = self.q_layer_norm(query), [self.k_layer_norm(key) for key in keys]
+            return self.output_proj(merge_heads(attention(query, keys, values, scale=self.qk_scale)))
+
+    return ResamplerAttention
+
+
+SERVES = {
+    "transformers.models.perceiver.modeling_perceiver.PerceiverSelfAttention": _perceiver,
+    "transformers.models.idefics.perceiver.IdeficsPerceiverAttention": _idefics,
+}
