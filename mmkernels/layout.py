@@ -36,9 +36,18 @@ def _has_order(size: int | torch.SymInt) -> bool:
     return guard_or_true(size != 1)
 
 
+def _is_contiguous(tensor: torch.Tensor) -> bool:
+    """``tensor.is_contiguous()``; False where a compiler cannot know, and the strides are worked out then."""
+    if type(tensor) is torch.Tensor or not any(isinstance(size, torch.SymInt) for size in tensor.shape):
+        return tensor.is_contiguous()
+    from torch._prims_common import is_contiguous_or_false
+
+    return is_contiguous_or_false(tensor)
+
+
 def empty_like_query(query: torch.Tensor, last_dim: int) -> torch.Tensor:
     """Uninitialised output of shape ``(*query.shape[:-1], last_dim)``, dense in the query's dimension order."""
-    if query.is_contiguous():
+    if _is_contiguous(query):
         if query.shape[-1] == last_dim:
             return torch.empty_like(query)
         return query.new_empty((*query.shape[:-1], last_dim))
@@ -48,7 +57,7 @@ def empty_like_query(query: torch.Tensor, last_dim: int) -> torch.Tensor:
 
 def empty_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Uninitialised dense gradient of query, key or value: its shape and dtype, its order of dimensions."""
-    if tensor.is_contiguous():
+    if _is_contiguous(tensor):
         return torch.empty_like(tensor)
     strides = dense_strides_like(tensor, tensor.shape) if tensor.dim() else ()
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)

@@ -31,6 +31,32 @@ def sam_inputs(model: Any) -> dict[str, Any]:
     return {"pixel_values": pixels(2, 48), "input_points": torch.rand(2, 1, 3, 2) * 48}
 
 
+def sam2() -> Any:
+    backbone = {
+        "hidden_size": 16, "num_attention_heads": 1, "image_size": [64, 64], "blocks_per_stage": [1, 1, 1, 1],
+        "embed_dim_per_stage": [16, 32, 64, 128], "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [4, 2, 4, 4], "window_positional_embedding_background_size": [4, 4],
+        "global_attention_blocks": [], "query_stride": [2, 2], "model_type": "sam2_hiera_det_model",
+    }  # fmt: skip
+    config = tf.Sam2Config(
+        vision_config={
+            "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16], "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        },
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "patch_size": 16},
+        mask_decoder_config={
+            "hidden_size": 32, "mlp_dim": 37, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "iou_head_hidden_dim": 8, "iou_head_depth": 2,
+        },
+    )  # fmt: skip
+    return tf.Sam2Model._from_config(config, attn_implementation="eager")
+
+
+def sam2_inputs(model: Any) -> dict[str, Any]:
+    points = {"input_points": torch.rand(2, 1, 3, 2) * 64, "input_labels": torch.ones(2, 1, 3, dtype=torch.int32)}
+    return {"pixel_values": pixels(2, 64)} | points
+
+
 def owlvit() -> Any:
     config = tf.OwlViTConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
     return tf.OwlViTModel._from_config(config, attn_implementation="eager")
@@ -115,6 +141,7 @@ def grounding_dino_inputs(model: Any) -> dict[str, Any]:
 
 ROWS = [
     Row("SAM", sam, sam_inputs, lambda o, i: [o.iou_scores, o.pred_masks], 9, slow=False),
+    Row("SAM 2", sam2, sam2_inputs, lambda o, i: [o.iou_scores, o.pred_masks], 11, drops=False),
     Row("OWL-ViT", owlvit, text_and_pixels, owlvit_outputs, 4, patched=False),
     Row("DINOv3", dinov3, lambda m: {"pixel_values": pixels()}, lambda o, i: [o.last_hidden_state], 2, patched=False),
     Row("GroupViT", groupvit, text_and_pixels, lambda o, i: [o.text_embeds, o.image_embeds], 7, drops=False),
