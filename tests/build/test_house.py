@@ -18,7 +18,8 @@ FLOORS = (
     {"_native", "_native_cuda", "bias", "mask", "mask_call", "mask_dense", "mask_parts", "mask_resolve"},
     {"backend", "layout", "op_rules", "philox", "precision", "routing", "triton_blocks"},
     {"ops"},
-    {"nn", "distributed", "integrations"},
+    {"nn", "distributed"},
+    {"integrations"},
     {"models"},
     {"cli", "__main__"},
 )

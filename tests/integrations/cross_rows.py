@@ -15,12 +15,12 @@ def decoded(out: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [real(out.last_hidden_state, inputs["decoder_attention_mask"])]
 
 
-def flan_t5() -> Any:
-    config = tf.T5Config(
+def flan_t5(config: Any = tf.T5Config, model: Any = tf.T5Model) -> Any:
+    config = config(
         vocab_size=99, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_decoder_layers=2, num_heads=4,
         relative_attention_num_buckets=8, relative_attention_max_distance=16, feed_forward_proj="gated-gelu",
     )  # fmt: skip
-    return tf.T5Model._from_config(config, attn_implementation="eager")
+    return model._from_config(config, attn_implementation="eager")
 
 
 def t5_inputs(model: Any) -> dict[str, Any]:
@@ -157,10 +157,13 @@ def instructblip_inputs(model: Any) -> dict[str, Any]:
 
 ROWS = [
     Row("FLAN-T5", flan_t5, t5_inputs, decoded, 6, slow=False),
+    Row("MT5", lambda: flan_t5(tf.MT5Config, tf.MT5Model), t5_inputs, decoded, 6),
     Row("T5, registered", flan_t5, t5_inputs, decoded, 6, patched=False),
     Row("Whisper", whisper, whisper_inputs, decoded, 6, patched=False),
     Row("DETR", detr, detr_inputs, lambda o, i: [o.last_hidden_state], 5),
     Row("mllama", mllama, mllama_inputs, logits, 7, patched=False, slow=False),
+    Row("mllama, no mask of its tiles", mllama, lambda m: mllama_inputs(m) | {"cross_attention_mask": None}, logits, 7,
+        patched=False),
     Row("Idefics", idefics, idefics_inputs, logits, 7),
     Row("BLIP-2", blip2, blip2_inputs, logits, 7),
     Row("InstructBLIP", instructblip, instructblip_inputs, logits, 7),

@@ -104,6 +104,7 @@ def flava() -> Any:
 def flava_outputs(out: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
     return [
         real(out.text_output.last_hidden_state, inputs["attention_mask"]), out.image_output.last_hidden_state,
+        out.multimodal_output.last_hidden_state,
     ]  # fmt: skip
 
 
