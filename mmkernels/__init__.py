@@ -1,6 +1,7 @@
 """mmkernels: attention, concat-fusion and contrastive kernels for multimodal models, for PyTorch.
 
-``import mmkernels as mmk``. Nothing is patched on import; ``mmk.nn`` and ``mmk.models`` are loaded when first used.
+``import mmkernels as mmk``. Nothing is patched on import; ``mmk.nn``, ``mmk.models`` and
+``mmk.integrations`` are loaded when first used.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "DecomposedBias",
     "LayerNorm",
     "Mask",
+    "PatchReport",
     "RMSNorm",
     "RelativeBias",
     "__version__",
@@ -37,20 +39,26 @@ __all__ = [
     "concat_fusion",
     "contrastive_loss",
     "explain",
+    "integrations",
     "joint_attention",
     "models",
     "nn",
+    "override_sdpa",
+    "patch",
     "scaled_dot_product_attention",
 ]
 
-_LAZY = ("models", "nn")
+_LAZY = ("integrations", "models", "nn")
+_LAZY_NAMES = ("PatchReport", "override_sdpa", "patch")  # of integrations
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"{__name__}.integrations"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, *_LAZY_NAMES})

@@ -77,7 +77,7 @@ def _check_float(name: str, value: Any, device: torch.device | None) -> None:
 
 
 def _check_broadcast(name: str, shape: torch.Size, expected: tuple[int, ...], axes: str) -> None:
-    if len(shape) != len(expected) or any(s != 1 and s != e for s, e in zip(shape, expected, strict=True)):
+    if len(shape) != len(expected) or any(s != e and s != 1 for s, e in zip(shape, expected, strict=True)):
         raise ValueError(f"{name} has shape {tuple(shape)}, expected {axes} = {tuple(expected)}, any axis may be 1")
 
 

@@ -164,7 +164,7 @@ class VarlenCall(Call):
 
 def check_broadcast(name: str, tensor: Tensor, target: tuple[int, ...], axes: str) -> None:
     """Raise unless the tensor has these axes, each of this size or 1."""
-    if tensor.dim() != len(target) or any(s != 1 and s != t for s, t in zip(tensor.shape, target, strict=True)):
+    if tensor.dim() != len(target) or any(s != t and s != 1 for s, t in zip(tensor.shape, target, strict=True)):
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}, expected {axes} = {tuple(target)}, any axis may be 1"
         )

@@ -155,7 +155,9 @@ class MultiheadAttention(Backed, nn.MultiheadAttention):
         """(mask, bias) of attention: bool masks hide, float masks are added."""
         batch, heads, q_len, k_len = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
         # As in torch, is_causal is a hint that attn_mask is the causal one, taken where the mask itself is not needed.
-        if is_causal and (attn_mask is None or (padding is None and not need_weights)):
+        # Under compile it may be symbolic (torch.nn's layers compare values to find it), and the mask says it too.
+        hinted = padding is None and not need_weights and not torch.compiler.is_compiling()
+        if (attn_mask is None or hinted) and is_causal:
             attn_mask, mask = None, Mask.causal()
         else:
             mask = None

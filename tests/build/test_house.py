@@ -18,12 +18,13 @@ FLOORS = (
     {"_native", "_native_cuda", "bias", "mask", "mask_call", "mask_dense", "mask_parts", "mask_resolve"},
     {"backend", "layout", "op_rules", "philox", "precision", "routing", "triton_blocks"},
     {"ops"},
-    {"nn", "distributed", "integrations"},
+    {"nn", "distributed"},
+    {"integrations"},
     {"models"},
     {"cli", "__main__"},
 )
 # May be imported only inside a function, so that importing the package stays light.
-LAZY = {"matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "triton"}
+LAZY = {"matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "transformers", "triton"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

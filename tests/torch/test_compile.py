@@ -156,3 +156,17 @@ def test_a_backend_that_cannot_run_raises_from_the_graph():
     compiled = torch.compile(lambda q, k, v: mmk.attention(q, k, v, backend="cuda"), fullgraph=True)
     with pytest.raises(ValueError, match="cuda"):
         compiled(query, key, value)
+
+
+def test_a_batch_that_the_compiler_cannot_know():
+    """As in SmolVLM, which drops the images that are padding."""
+
+    def drop(x, keep):
+        q, k, v = x[keep].unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        return mmk.attention(q, k, v, mask=mmk.Mask.causal())
+
+    x, keep = torch.randn(3, 5, 48), torch.tensor([True, False, True])
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(drop, fullgraph=True)
+        torch.testing.assert_close(compiled(x, keep), drop(x, keep))
+        torch.testing.assert_close(compiled(x, ~keep), drop(x, ~keep))

@@ -70,14 +70,16 @@ def check_operands(query: Tensor, keys: list[Tensor], values: list[Tensor], name
             )
     _check_common(everything)
     _check_heads(query, keys, values, names)
-    batch = 1
+    batch = query.shape[0]
     for name, tensor in everything:
-        if tensor.shape[0] != 1:
-            if batch != 1 and tensor.shape[0] != batch:
-                raise ValueError(
-                    f"{name} has shape {tuple(tensor.shape)}, expected a batch of {batch} or 1 as the others have"
-                )
-            batch = tensor.shape[0]
+        size = tensor.shape[0]
+        if size == batch:  # asked first: a compiler knows it of equal symbols, whatever their values
+            continue
+        if batch != 1 and size != 1:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected a batch of {batch} or 1 as the others have"
+            )
+        batch = size if batch == 1 else batch
     for name, key, value_name, value in zip(key_names, keys, value_names, values, strict=True):
         if key.shape[2] != value.shape[2]:
             raise ValueError(
