@@ -4,10 +4,11 @@
 #   make test       a sample of every suite, within 15 minutes on 2 cores
 #   make test-all   the rest of what CI runs
 #   make sass       report the machine code of the CUDA kernels (needs nvcc)
+#   make wheel      source archive and wheel into dist/cpu, checked; wheel-cuda: into dist/cuda; test-wheel: tries them
 #   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
 #
 # Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
-# SASS_ARGS (more arguments of tools/machine_code).
+# SASS_ARGS (more arguments of tools/machine_code), WHEEL_ARGS (of tools/wheels.py).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,7 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
 INSTALLED := $(VENV)/installed
 
 .PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-nightly gpu-check lint house \
-        format sanitize sass sass-check clean
+        format sanitize sass sass-check wheel wheel-cuda test-wheel clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
@@ -69,6 +70,25 @@ test-nightly: build build-test-module build-emulator
 # On a machine with a GPU and a CUDA torch; fails where nothing ran on one. docs/testing.md
 gpu-check: build build-cuda
 	$(PY) -m tools.gpu_check
+
+# ---- wheels ----
+
+RELEASE := $(VENV)/installed-release
+
+$(RELEASE): $(INSTALLED)
+	$(PIP) install -q -c constraints.txt -e '.[release]' --no-build-isolation
+	touch $@
+
+wheel: $(RELEASE)
+	$(PY) -m tools.wheels build $(WHEEL_ARGS)
+
+# Needs nvcc, no GPU and no CUDA torch; all architectures take a while.
+wheel-cuda: $(RELEASE)
+	$(PY) -m tools.wheels build --cuda $(WHEEL_ARGS)
+
+# The wheels of dist/ in clean environments of this Python; more: python -m tools.wheels test --help
+test-wheel: venv
+	for wheel in dist/*/*.whl; do $(PY) -m tools.wheels test $$wheel --suite $(WHEEL_ARGS) || exit 1; done
 
 # ---- checks ----
 

@@ -28,6 +28,8 @@ from tools.ninja_rules import ROOT, Build, BuildError, torch_folder, words
 LIBRARY = "_C.abi3.so"
 CUDA_LIBRARY = "_cuda.abi3.so"
 
+OLDER_SYSTEMS = Path("csrc") / "ops" / "older_systems.cpp"  # in each library
+
 # Sources of csrc/cpu hold kernels and are compiled once per instruction set, except this one, which picks a set.
 COMPILED_ONCE = ("dispatch.cpp",)
 
@@ -69,7 +71,7 @@ def library(output: Path | None = None, sanitize: bool = False) -> Build:
         folder=ROOT / "build" / ("native-sanitize" if sanitize else "native"),
         output=(output or ROOT / "mmkernels" / LIBRARY).resolve(),
         link=[
-            *("-shared", *_link_checks(LIBRARY), *(SANITIZED if sanitize else [])),
+            *("-shared", *_link_rules(LIBRARY), *(SANITIZED if sanitize else [])),
             *(f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *words("LDFLAGS")),
         ],
     )
@@ -148,7 +150,7 @@ def cuda_library(output: Path | None = None) -> Build:
     architectures = cuda.architectures(toolkit)
     output = (output or ROOT / "mmkernels" / CUDA_LIBRARY).resolve()
     link = ["-shared", "-cudart", "static", *toolkit.link_flags]
-    link += [f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _link_checks(CUDA_LIBRARY)]
+    link += [f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _link_rules(CUDA_LIBRARY)]
     link += [f"-L{torch_folder() / 'lib'}", "-ltorch_cpu", *(f"-Xlinker={flag}" for flag in words("LDFLAGS"))]
     build = Build(
         folder=ROOT / "build" / "cuda" / "-".join(architectures),
@@ -172,7 +174,7 @@ def cuda_library(output: Path | None = None) -> Build:
         *words("CXXFLAGS"),
     ]
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{torch_folder() / 'include'}"]
-    for source in sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cpp")):
+    for source in (ROOT / OLDER_SYSTEMS, *sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cpp"))):
         build.add(source, [*flags, *includes])
     return build
 
@@ -182,10 +184,13 @@ def isas() -> dict[str, list[str]]:
     return X86_ISAS if platform.machine().lower() in ("x86_64", "amd64") else OTHER_ISAS
 
 
-def _link_checks(library: str) -> list[str]:
+def _link_rules(library: str) -> list[str]:
     if sys.platform == "darwin":
         return []
-    return ["-Wl,--no-undefined", "-Wl,--allow-shlib-undefined", f"-Wl,-soname,{library}"]
+    return [
+        *("-Wl,--no-undefined", "-Wl,--allow-shlib-undefined", f"-Wl,-soname,{library}"),
+        f"-Wl,--version-script={ROOT / 'tools' / 'library.map'}",
+    ]
 
 
 def main() -> None:

@@ -19,6 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST_TORCH = (2, 10)
 GIB = 1 << 30
+# What compilers and the kernel's killer of processes print.
+OUT_OF_MEMORY = (
+    r"out of memory|virtual memory exhausted|cannot allocate memory|bad_alloc"
+    r"|killed (signal|\(program)|signal 9|^killed$"
+)
 
 
 class BuildError(RuntimeError):
@@ -77,10 +82,27 @@ class Build:
             if not rules.exists() or rules.read_text() != text:
                 rules.write_text(text)
             command = [*find_ninja(), "-C", str(self.folder), "-j", str(jobs(self.job_memory))]
-            result = subprocess.run([*command, *(["-v"] if verbose else ["--quiet"])])
-        if result.returncode:
-            raise BuildError(f"{shlex.join(command)} failed with status {result.returncode}; its output stands above")
+            status, printed = _show([*command, *(["-v"] if verbose else ["--quiet"])])
+        if status and re.search(OUT_OF_MEMORY, printed, flags=re.IGNORECASE | re.MULTILINE):
+            raise BuildError(
+                f"a compiler ran out of memory (each may take {self.job_memory:g} GiB): set MAX_JOBS to fewer at a time"
+            )
+        if status:
+            raise BuildError(f"{shlex.join(command)} failed with status {status}; its output stands above")
         return self.output
+
+
+def _show(command: list[str]) -> tuple[int, str]:
+    """Runs a command whose output goes on to ours as it comes; its status and what it printed."""
+    printed = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            print(line, end="", file=sys.stderr, flush=True)
+            printed.append(line)
+    return run.returncode, "".join(printed)
 
 
 def _compile_rule(name: str, command: list[str]) -> list[str]:
