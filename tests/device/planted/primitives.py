@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.device.planting import Bug
+from tests.device.planted.planting import Bug
 
 _WORDS = '"=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])'
 
