@@ -9,12 +9,13 @@ from _pytest.mark import ParameterSet
 
 from tests.device import test_primitives_ptx as primitives
 from tests.device.compile import nvcc
-from tests.device.planted import attention_forward
+from tests.device.planted import attention_backward, attention_forward, concat_fusion, contrastive_loss
 from tests.device.planted.planting import planted_primitives
 from tests.device.planted.primitives import PRIMITIVE_BUGS
 from tests.device.ptx import Module
 
-FAMILIES = {module.FAMILY.name: module.FAMILY for module in (attention_forward,)}
+MODULES = (attention_forward, attention_backward, concat_fusion, contrastive_loss)
+FAMILIES = {module.FAMILY.name: module.FAMILY for module in MODULES}
 QUICK = {
     ("attention_forward", "no barrier in the ring"),
     ("attention_forward", "one key too many"),

@@ -1,8 +1,8 @@
 """Sources with a bug planted in them, built and run: a family of the emulator's kernels of fp16, and PTX.
 
-A bug is a change of text in a copy of csrc, made under build/ and compiled in its place. Only a file of emulator_planted
-is compiled anew, which has nothing of Python; it is linked with the objects of the emulator's build. What was built is
-kept by the content of everything it was built from.
+A bug is a change of text in a copy of csrc, made under build/ and compiled in its place. Only a file of
+emulator_planted is compiled anew, which has nothing of Python; it is linked with the objects of the emulator's build.
+What was built is kept by the content of everything it was built from.
 """
 
 from __future__ import annotations
