@@ -26,6 +26,7 @@ PROBLEMS = {
     "layer": Case(((70, 64), (70, 16)), 72, norm="layer", activation="silu", gate=(72,)),
     "layer, odd": Case(((70, 65), (70, 7)), 17, norm="layer"),
     "layer, shared": Case(((2, 35, 6), (2, 1, 5), (7,)), 17, norm="layer", activation="tanh"),
+    "layer, few shared": Case(((2, 3, 5), (2, 1, 4)), 17, norm="layer"),
     "rms": Case(((9, 15), (9, 33)), 17, norm="rms", activation="sigmoid"),
     "small": Case(((9, 40), (9, 24)), 17, norm="layer", size=0.01),
     "far from zero": Case(((9, 300),), 17, norm="layer", offset=20.0),
@@ -105,12 +106,12 @@ FORWARDS = {
     "weight of the first source": bug(
         FORWARD, "global<T>(call.weight) + s.first, weight_at", "global<T>(call.weight), weight_at", "odd widths"
     ),
-    "a step too few": bug(
+    "a step too many": bug(
         FORWARD,
         "steps += ceil_div(call.sources[i].width, kDepth)",
         "steps += call.sources[i].width / kDepth + 1",
         "whole chunks",
-        ("numbers", "bounds"),
+        ("pointer",),
     ),
     "product of the first shared row": bug(
         FORWARD, "(row_offset(call.space, s.stride, row) + column));", "(column));", "shared"
@@ -156,7 +157,7 @@ BACKWARDS = {
         ROWS, "fused(d, activate(call.activation, z), gate_sum)", "fused(d, z, gate_sum)", "shared"
     ),
     "gate's columns without activation": bug(SUMS, "if (call.product)\n", "if (false)\n", "gates"),
-    "slope of a norm": bug(ROWS, "along_u * (rstd * rstd) / width", "along_u * rstd / width", "layer"),
+    "slope of a norm": bug(ROWS, "along_u * (rstd * rstd) / width", "along_u * rstd / width", "small"),
     "level of a norm": bug(GRADIENTS, "slope * (x - mean) - level;", "slope * (x - mean);", "layer"),
     "slope around 0": bug(GRADIENTS, "slope * (x - mean) - level;", "slope * x - level;", "far from zero"),
     "norm's weight of dx": bug(GRADIENTS, "if (call.norm_weight) dx *= load", "if (false) dx *= load", "layer"),
@@ -198,7 +199,7 @@ BACKWARDS = {
         SUMS,
         "levels += fused(slope, centre - load(global<float>(call.mean) + row), ",
         "levels += fused(slope, 0.0f, ",
-        "layer, shared",
+        "layer, few shared",
     ),
     "slopes of one lane's rows": bug(SUMS, "slopes = warp_sum(slopes);", "", "layer, shared"),
 }

@@ -176,7 +176,7 @@ SLOPES_OF_PAIRS = {
     ),
     "positives of a column": bug(SLOPES, _POSITIVE, _POSITIVE.replace(" + column[3].x[e]", ""), "softmax"),
     "label smoothing of a row": bug(SLOPES, "dx -= row[r].level + column[4].x[e];", "dx -= column[4].x[e];", "softmax"),
-    "slopes outside": bug(SLOPES, "dx = inside(r, n, e) ? dx : 0.0f;", "", "softmax, below 0", ("numbers",)),
+    "slopes outside": bug(SLOPES, "dx = inside(r, n, e) ? dx : 0.0f;", "", "softmax, below 0"),
     "sigmoid: sign of positives": bug(SLOPES, "dx = positive ? -dx : dx;", "", "sigmoid"),
     "sigmoid: smoothing of the loss": bug(
         SLOPES, "p.smoothing != 0.0f ? fused(y, -half, softplus(y)) : softplus(y)", "softplus(y)", "sigmoid"
