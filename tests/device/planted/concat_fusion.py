@@ -31,7 +31,7 @@ PROBLEMS = {
     "small": Case(((9, 40), (9, 24)), 17, norm="layer", size=0.01),
     "far from zero": Case(((9, 300),), 17, norm="layer", offset=20.0),
     "chunks of rows": Case(((2, 300, 6), (2, 1, 5)), 8, activation="gelu"),
-    "chunks of a product": Case(((2100, 6),), 5),
+    "chains of a product": Case(((1100, 6),), 5),
     "no columns": Case(((9, 6), (9, 0), (9, 5)), 17),
 }
 
@@ -83,7 +83,7 @@ PRODUCTS = {
         PRODUCT,
         "total.at[m][n][j] += sums.at[m][n][j];\n    sums.clear();",
         "total.at[m][n][j] += sums.at[m][n][j];",
-        "chunks of a product",
+        "chains of a product",
     ),
     "the last chain forgotten": bug(PRODUCT, "      merge(total, sums);\n      write", "      write", "layer"),
     "rows beyond the last": bug(
