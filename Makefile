@@ -108,7 +108,8 @@ format: venv
 
 # Only the C++ of this project is instrumented; python, torch and numpy are not. docs/testing.md says what that hides.
 SANITIZED := build/sanitize
-SANITIZED_TESTS ?= tests/core tests/conformance $(wildcard tests/device/test_emulator*.py)
+SANITIZED_TESTS ?= tests/core tests/conformance $(wildcard tests/device/test_emulator*.py) \
+        $(wildcard tests/device/test_attention_*.py tests/device/test_*_device.py)
 RUNTIMES := libasan.so libubsan.so libstdc++.so.6
 
 sanitize: venv

@@ -2,44 +2,24 @@
 //
 // Tensors on the CPU then take the way of a GPU's: targets are not checked, scale and bias are read only here, as a kernel
 // would. Linked with the objects of csrc/cpu.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
 #include <cstring>
 
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cuda/launch/contrastive.h"
-
-// Those of torch need a GPU.
-extern "C" {
-AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
-  *guard = nullptr;
-  return 0;
-}
-AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return 0; }
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
-  *stream = reinterpret_cast<void*>(1234);
-  return 0;
-}
-}
+#include "stream_double.h"
 
 namespace mmkernels {
 namespace {
 
-constexpr int64_t kWorkspace = 1000;
-
 template <class Kernel>
 const char* run(const ContrastiveInput& input, void* workspace, void* stream, Kernel kernel) {
-  if (stream != reinterpret_cast<void*>(1234)) return "the wrong stream";
+  if (stream != kStream) return "the wrong stream";
   std::memset(workspace, 0xFF, kWorkspace);
   ContrastiveProblem p = input.problem;
   if (p.scale != 1.0f || p.bias != 0.0f) return "the host read scale or bias";
   p.scale = *input.scale;
   if (input.bias != nullptr) p.bias = *input.bias;
-  Threads threads;
-  threads.run = [](int64_t count, void* context, void (*work)(void*, int64_t)) {
-    for (int64_t i = 0; i < count; ++i) work(context, i);
-  };
-  kernel(p, threads);
+  kernel(p, one_thread());
   return nullptr;
 }
 

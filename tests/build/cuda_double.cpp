@@ -2,7 +2,6 @@
 //
 // Tensors on the CPU then take the way of a GPU's: problems are made without reading indices, flags or seeds, which this
 // double reads as a kernel would. Linked with the objects of csrc/cpu.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
@@ -11,29 +10,16 @@
 #include "../../csrc/cpu/kernels.h"
 #include "../../csrc/cuda/launch/attention.h"
 #include "../../csrc/cuda/launch/device.h"
-
-// Those of torch need a GPU.
-extern "C" {
-AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandle* guard) {
-  *guard = nullptr;
-  return 0;
-}
-AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return 0; }
-AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
-  *stream = reinterpret_cast<void*>(1234);
-  return 0;
-}
-}
+#include "stream_double.h"
 
 namespace mmkernels {
 namespace {
 
-constexpr int64_t kWorkspace = 1000;
 std::string refusal;
 
 const char* run(const AttentionProblem& problem, int processors, void* workspace, void* stream,
                 void (*kernel)(const AttentionProblem&, const Threads&)) {
-  if (processors != 7 || stream != reinterpret_cast<void*>(1234)) return "the wrong device or stream";
+  if (processors != 7 || stream != kStream) return "the wrong device or stream";
   if (!refusal.empty()) return refusal.c_str();
   std::memset(workspace, 0xFF, kWorkspace);
   AttentionProblem p = problem;
@@ -46,11 +32,7 @@ const char* run(const AttentionProblem& problem, int processors, void* workspace
     if (!p.mask.visible) return "the host read interval_exact";
     if (*p.mask.exact) p.mask.visible = nullptr;
   }
-  Threads threads;
-  threads.run = [](int64_t count, void* context, void (*work)(void*, int64_t)) {
-    for (int64_t i = 0; i < count; ++i) work(context, i);
-  };
-  kernel(p, threads);
+  kernel(p, one_thread());
   return nullptr;
 }
 

@@ -29,7 +29,7 @@ def double():
     folder = native.ROOT / "build" / "tests-cuda-contrastive"
     link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
     build = ninja_rules.Build(folder=folder, output=folder / "double.so", link=link)
-    for source in ("csrc/ops/cuda/contrastive.cpp", "tests/build/contrastive_double.cpp"):
+    for source in ("csrc/ops/cuda/contrastive.cpp", "tests/build/contrastive_double.cpp", "tests/build/stream_double.cpp"):
         build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
     torch.ops.load_library(str(build.run()))
     entries = torch.library.Library("mmkernels_cuda", "IMPL")

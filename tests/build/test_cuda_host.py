@@ -36,7 +36,7 @@ def double():
         output=native.ROOT / "build" / "tests-cuda" / "double.so",
         link=["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"],
     )
-    for source in ("csrc/ops/cuda/attention.cpp", "tests/build/cuda_double.cpp"):
+    for source in ("csrc/ops/cuda/attention.cpp", "tests/build/cuda_double.cpp", "tests/build/stream_double.cpp"):
         build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
     torch.ops.load_library(str(build.run()))
     entries = torch.library.Library("mmkernels_cuda", "IMPL")

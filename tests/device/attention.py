@@ -43,6 +43,8 @@ class Emulated:
     """A kernel of the table ("plain", "few", "general", "general_few"), or None for the plan's choice."""
     processors: int = 1
     """More of them make the plan split keys."""
+    backward_by: ModuleType | None = None
+    """Another module that has the backward."""
     told: list[dict[str, Any]] = field(default_factory=list)
     """What each launch was: kind, blocks, splits, pack."""
 
@@ -80,7 +82,8 @@ class Emulated:
             given |= {"out": array(unit_last_stride(out)), "lse": array(lse), "grad_query": array(query)}
             given |= {"grad_keys": [array(grad) for grad in keys], "grad_values": [array(grad) for grad in values]}
             given |= {"grad_bias": [array(grad) for grad in bias]}
-            self.emulator.attention_backward(self.emulator.Run(seed=self.seed), described(call) | given)
+            module = self.backward_by or self.emulator
+            module.attention_backward(module.Run(seed=self.seed), described(call) | given)
         return none if query is None else query, keys, values, bias
 
 

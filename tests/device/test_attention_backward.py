@@ -105,6 +105,15 @@ def test_factored_bias(emulator, options, width):
     )
 
 
+def test_windows_of_a_bias(emulator):
+    """Of 64 entries: a second one with one entry of a grid, and one whose last tile of rows sees no key."""
+    grid = mmk.DecomposedBias(torch.randn(1, 1, 37, 65), torch.randn(1, 1, 37, 2))
+    check(emulator, replace(plain_inputs(37, [130], heads=1, dim=32), bias=grid))
+    stop = (90 * (torch.arange(70, dtype=torch.int32) < 64)).view(1, 1, 1, 70)
+    mask = mmk.Mask.intervals(torch.zeros_like(stop), stop)
+    check(emulator, replace(plain_inputs(70, [90], heads=2, dim=32), bias=torch.randn(1, 2, 1, 90), mask=mask))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("broadcast", ["queries", "keys", "values", "keys values"])
 def test_broadcast_batches(emulator, dtype, broadcast):

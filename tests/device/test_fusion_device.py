@@ -39,6 +39,7 @@ SHAPES = {
     "one row": Case(((1, 9),), 1, norm="rms", activation="sigmoid", gate=(1,)),
     "no rows": Case(((0, 9),), 3, norm="layer"),
     "many shared rows": Case(((2, 300, 6), (2, 1, 35)), 8, activation="gelu", gate=(300, 1)),
+    "chains of a product": Case(((1100, 6),), 5),
     "many rows, normalised": Case(((2, 300, 6), (2, 1, 35)), 8, norm="layer", activation="gelu", gate=(8,)),
     "nested": Case(((3, 2, 9, 6), (3, 1, 1, 5), (3, 2, 1, 4), (9, 3), (2,)), 17, norm="layer", gate=(17,)),
     "crosswise": Case(((2, 1, 6), (1, 9, 5)), 17, activation="gelu", gate=(2, 1, 1)),

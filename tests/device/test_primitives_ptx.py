@@ -9,6 +9,7 @@ import pytest
 
 from tests.device.compile import ROOT, nvcc, ptx_of
 from tests.device.ptx import Module, PtxError
+from tests.device.ptx.parse import Block, Statement
 
 pytestmark = pytest.mark.skipif(nvcc() is None, reason="no nvcc on the PATH to compile CUDA with")
 SOURCE = ROOT / "tests" / "device" / "primitives.cu"
@@ -34,6 +35,14 @@ def run(
         found.append(out.tobytes())
     assert len(set(found)) == 1, "the order of the warps shows in the result"
     return out
+
+
+def statements(block: Block) -> list[Statement]:
+    """Of a block and those in it, in order."""
+    found = []
+    for item in block.items:
+        found += statements(item) if isinstance(item, Block) else [item] if isinstance(item, Statement) else []
+    return found
 
 
 def same(got: np.ndarray, wanted: np.ndarray) -> None:
@@ -181,6 +190,14 @@ def test_sync_of_a_warp_shuffles_and_reductions(module):
     every = [np.bitwise_or.reduce(a.reshape(2, 32), axis=1), np.bitwise_and.reduce(a.reshape(2, 32), axis=1)]
     wanted = [a[warp + (lane ^ 5)], a[warp + (lane ^ 16)], a[warp + (3 * np.arange(64) + 1) % 32]]
     assert (got == np.stack(wanted + [each.repeat(32) for each in every], axis=1)).all()
+
+
+@pytest.mark.parametrize("name", ["sync_within_a_warp", "matrices"])
+def test_barrier_of_a_warp_stands_between_store_and_load(module, name):
+    """By the text: the interpreter runs the lanes of a warp together, and gives the same without one."""
+    body = module.program.functions[module.find(name)].body
+    text = " ".join(item.text for item in statements(body))
+    assert re.search(r"st\.shared.*bar\.warp\.sync 0xffffffff.*(ld\.shared|ldmatrix)", text), text
 
 
 def test_matrices(module):

@@ -160,9 +160,9 @@ struct AttentionBackwardKeys {
     return all;
   }
 
-  /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time.
+  /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time. What was there
+  /// has been read: the ring has a barrier of the block before every tile.
   MMK_DEVICE void stage_addends(int tile) const {
-    sync_warp();  // those of the tile before have been read
     const int own = warp_index() * 16 + lane_index() % 16, local = place.tile * kRows + own;
 #pragma unroll 1
     for (int column = lane_index() / 16; column < kQueries; column += 2) {

@@ -99,9 +99,9 @@ struct AttentionBackwardQuery {
     sync_warp();
   }
 
-  /// Bias and mask of this warp's pairs in the block at key `first`, read along the keys, as they lie in memory.
+  /// Bias and mask of this warp's pairs in the block at key `first`, read along the keys, as they lie in memory. What was there
+  /// has been read: every pass has a barrier of the block before each block of keys.
   MMK_DEVICE void stage_addends(const Source& source, int first) const {
-    sync_warp();  // those of the block before have been read
 #pragma unroll 1
     for (int row_number = warp_index() * 16; row_number < warp_index() * 16 + 16; ++row_number) {
       const SeenRow row = load<SeenRow>(info_at(row_number));

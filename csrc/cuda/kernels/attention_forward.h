@@ -118,9 +118,9 @@ struct AttentionForward {
   }
 
   /// What is added to the logits of this warp's rows in the block at key `first`: the bias, or -inf where the pair is
-  /// masked. Read along the keys, as it lies in memory, and left in shared memory for the lanes that own the logits.
+  /// masked. Read along the keys, as it lies in memory, and left in shared memory for the lanes that own the logits. What
+  /// was there has been read: the ring has a barrier of the block before every block of keys.
   MMK_DEVICE void stage_addends(const Source& source, int first) const {
-    sync_warp();  // those of the block before have been read
 #pragma unroll 1
     for (int row_number = 0; row_number < 16 * kRowTiles; ++row_number) {
       const SeenRow row = load<SeenRow>(memory + (kRingBytes + 16 * (warp_index() * 16 * kRowTiles + row_number)));

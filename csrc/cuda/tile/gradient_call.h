@@ -2,6 +2,8 @@
 // wanted.
 #pragma once
 
+#include <cmath>
+
 #include "attention_call.h"
 
 namespace mmkernels {

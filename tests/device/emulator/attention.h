@@ -3,14 +3,10 @@
 
 #include <pybind11/stl.h>
 
-#include <type_traits>
 #include <vector>
 
 #include "bind.h"
 #include "core/attention_problem.h"
-#include "cuda/launch/attention_plan.h"
-#include "cuda/launch/type_of.h"
-#include "cuda/scalar.h"
 
 namespace emulator {
 
@@ -35,14 +31,5 @@ class AttentionArrays {
   mmkernels::DType dtype_;
   DeviceArrays arrays_;
 };
-
-/// Calls f with the stored type and the head dim of the kernels that serve a problem.
-template <class F>
-void with_type_and_dim(const mmkernels::AttentionProblem& p, const F& f) {
-  namespace device = mmkernels::device;
-  device::with_stored_type(p.query.dtype, [&](auto type) {
-    device::with_head_dim(device::attention_dim(p), [&](auto dim) { f(type, dim); });
-  });
-}
 
 }  // namespace emulator

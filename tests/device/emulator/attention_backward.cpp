@@ -2,6 +2,7 @@
 // (attention.cpp) with grad_out, grad_lse, out, lse and the gradients, an empty list or None for those not wanted.
 #include "attention_backward.h"
 
+#include "attention.h"
 #include "module.h"
 
 namespace emulator {
@@ -22,14 +23,7 @@ void backward(Run& run, const py::dict& call) {
   for (size_t s = 0; s < keys.size(); ++s) arrays.segments[s].grad_key = arrays.view("grad_key", keys[s], true);
   for (size_t s = 0; s < values.size(); ++s) arrays.segments[s].grad_value = arrays.view("grad_value", values[s], true);
   for (size_t i = 0; i < bias.size(); ++i) p.bias.grad[i] = arrays.output("grad_bias", bias[i]);
-  switch (p.query.dtype) {
-    case mmkernels::DType::kFloat16:
-      return run_backward_half(run, arrays);
-    case mmkernels::DType::kBFloat16:
-      return run_backward_bfloat16(run, arrays);
-    case mmkernels::DType::kFloat32:
-      return run_backward_float(run, arrays);
-  }
+  run_backward(run, p);
 }
 
 }  // namespace

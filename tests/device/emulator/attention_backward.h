@@ -1,43 +1,41 @@
 // Runs the attention backward kernels of one stored type; one file each, for they take long to compile.
 #pragma once
 
-#include <vector>
-
-#include "attention.h"
 #include "cuda/launch/attention_backward_table.h"
+#include "machine/run.h"
 
 namespace emulator {
 
-void run_backward_half(Run& run, AttentionArrays& arrays);
-void run_backward_bfloat16(Run& run, AttentionArrays& arrays);
-void run_backward_float(Run& run, AttentionArrays& arrays);
+/// The kernels that serve the problem.
+void run_backward(Run& run, const mmkernels::AttentionProblem& p);
+
+void run_backward_half(Run& run, const mmkernels::AttentionProblem& p);
+void run_backward_bfloat16(Run& run, const mmkernels::AttentionProblem& p);
+void run_backward_float(Run& run, const mmkernels::AttentionProblem& p);
 
 template <class Kernels, class T>
-void run_backward_kernels(Run& run, AttentionArrays& arrays) {
+void run_backward_kernels(Run& run, const mmkernels::AttentionProblem& p) {
   namespace device = mmkernels::device;
-  py::array_t<float> statistics(device::statistics_bytes(arrays.problem) / 4);
-  float* const rows = static_cast<float*>(arrays.output("statistics", statistics));
+  Scratch scratch;
+  float* const statistics = static_cast<float*>(scratch.take_bytes("statistics", device::statistics_bytes(p)));
   device::for_each_backward_launch<Kernels, device::AttentionDelta<T>>(
-      arrays.problem, [&](auto type, device::BackwardLaunch launch) {
-        using Kernel = typename decltype(type)::Type;
-        if (launch.blocks == 0) return;
-        py::array_t<float> scratch(launch.scratch_bytes / 4);
-        launch.call.statistics = rows;
-        launch.call.scratch = static_cast<float*>(arrays.output("scratch", scratch));
-        const mmkernels::AttentionBackwardCall& call = launch.call;
-        run.launch({static_cast<int>(launch.blocks)}, Kernel::kThreads, Kernel::kSharedBytes,
-                   [&] { Kernel(call).run(); });
+      p, [&](auto kernel, device::BackwardLaunch launch) {
+        Scratch own;
+        launch.call.statistics = statistics;
+        launch.call.scratch = static_cast<float*>(own.take_bytes("scratch", launch.scratch_bytes));
+        run.launch_kernel<typename decltype(kernel)::Type>(launch.blocks, launch.call);
       });
 }
 
 template <class T>
-void run_backward(Run& run, AttentionArrays& arrays) {
-  mmkernels::device::with_head_dim(mmkernels::device::attention_dim(arrays.problem), [&](auto dim) {
+void run_backward_of(Run& run, const mmkernels::AttentionProblem& p) {
+  namespace device = mmkernels::device;
+  device::with_head_dim(device::attention_dim(p), [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
-    if (mmkernels::device::is_general(arrays.problem)) {
-      run_backward_kernels<mmkernels::device::BackwardKernels<T, kDim, true>, T>(run, arrays);
+    if (device::is_general(p)) {
+      run_backward_kernels<device::BackwardKernels<T, kDim, true>, T>(run, p);
     } else {
-      run_backward_kernels<mmkernels::device::BackwardKernels<T, kDim, false>, T>(run, arrays);
+      run_backward_kernels<device::BackwardKernels<T, kDim, false>, T>(run, p);
     }
   });
 }

@@ -2,6 +2,8 @@
 
 namespace emulator {
 
-void run_backward_bfloat16(Run& run, AttentionArrays& arrays) { run_backward<mmkernels::BFloat16>(run, arrays); }
+void run_backward_bfloat16(Run& run, const mmkernels::AttentionProblem& p) {
+  run_backward_of<mmkernels::BFloat16>(run, p);
+}
 
 }  // namespace emulator

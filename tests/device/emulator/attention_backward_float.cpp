@@ -2,6 +2,6 @@
 
 namespace emulator {
 
-void run_backward_float(Run& run, AttentionArrays& arrays) { run_backward<float>(run, arrays); }
+void run_backward_float(Run& run, const mmkernels::AttentionProblem& p) { run_backward_of<float>(run, p); }
 
 }  // namespace emulator

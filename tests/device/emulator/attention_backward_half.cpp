@@ -2,6 +2,6 @@
 
 namespace emulator {
 
-void run_backward_half(Run& run, AttentionArrays& arrays) { run_backward<mmkernels::Half>(run, arrays); }
+void run_backward_half(Run& run, const mmkernels::AttentionProblem& p) { run_backward_of<mmkernels::Half>(run, p); }
 
 }  // namespace emulator

@@ -15,26 +15,13 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "machine/machine.h"
+#include "machine/run.h"
 
 namespace emulator {
 
 namespace py = pybind11;
-
-/// Options of the launches, and what they counted, summed over all of them.
-struct Run {
-  Options options;
-  Stats stats;
-
-  template <class Body>
-  void launch(Grid grid, int threads, size_t shared_bytes, Body body) {
-    machine.launch(options, stats, grid, threads, shared_bytes, std::move(body));
-    ++options.seed;  // kernels that follow one another do not run in the same order
-  }
-};
 
 /// The device's memory during the calls of one function. Addresses given out are good for this object's lifetime.
 /// Arrays may have any strides that are not negative; what lies between their elements counts as theirs.

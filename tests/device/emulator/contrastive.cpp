@@ -1,10 +1,11 @@
 // The contrastive_loss kernels on numpy arrays: `contrastive_statistics(run, call, band_pairs)` and
 // `contrastive_gradients(...)`, where `call` is a dict of what a ContrastiveProblem has; 16-bit arrays are uint16 with the
 // name of their dtype.
+#include "contrastive.h"
+
 #include <string>
 
 #include "bind.h"
-#include "cuda/launch/contrastive_plan.h"
 #include "module.h"
 
 namespace emulator {
@@ -50,17 +51,6 @@ class ContrastiveArrays {
     p.grad_image = gradient("grad_image");
     p.grad_text = gradient("grad_text");
     p.sums = written<double>("sums");
-  }
-
-  template <class F>
-  void with_kernels(const F& f) const {
-    return device::with_stored_type(
-        dtype_, [&](auto type) { return f(device::ContrastiveKernels<typename decltype(type)::Type>{}); });
-  }
-
-  void* workspace(int64_t bytes) {
-    const py::array_t<float> memory(bytes / 4 + 4);  // so that it is never nothing
-    return arrays_.output("workspace", memory);
   }
 
  private:
@@ -111,56 +101,20 @@ class ContrastiveArrays {
   DeviceArrays arrays_;
 };
 
-/// How a plan's kernels are launched here; counts the launches by name of the kernel.
-auto launcher(Run& run, int64_t& launches) {
-  return [&](auto kernel, int64_t blocks, const ContrastiveCall& call) {
-    using Kernel = typename decltype(kernel)::Type;
-    if (blocks == 0) return;
-    ++launches;
-    run.launch({static_cast<int>(blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&call] {
-      Kernel own(call);
-      own.run();
-    });
-  };
-}
+using RunContrastive = int64_t (*)(Run&, const ContrastiveInput&, int64_t);
 
-int64_t statistics(Run& run, const py::dict& call, int64_t band_pairs) {
-  ContrastiveArrays arrays(call);
-  int64_t launches = 0;
-  const auto launch = launcher(run, launches);
-  arrays.with_kernels([&](auto kernels) {
-    using Kernels = decltype(kernels);
-    const int64_t bytes = device::contrastive_statistics<Kernels>(arrays.input, nullptr, launch, band_pairs);
-    device::contrastive_statistics<Kernels>(arrays.input, arrays.workspace(bytes), launch, band_pairs);
-  });
-  return launches;
-}
-
-int64_t gradients(Run& run, const py::dict& call, int64_t band_pairs) {
-  ContrastiveArrays arrays(call);
-  int64_t launches = 0;
-  const auto launch = launcher(run, launches);
-  const auto make = [&](auto kernels, auto sigmoid) {
-    using Kernels = decltype(kernels);
-    constexpr bool kSigmoid = decltype(sigmoid)::value;
-    const int64_t bytes = device::contrastive_gradients<Kernels, kSigmoid>(arrays.input, nullptr, launch, band_pairs);
-    device::contrastive_gradients<Kernels, kSigmoid>(arrays.input, arrays.workspace(bytes), launch, band_pairs);
-  };
-  arrays.with_kernels([&](auto kernels) {
-    if (arrays.input.problem.kind == ContrastiveKind::kSigmoid) return make(kernels, std::true_type{});
-    make(kernels, std::false_type{});
-  });
-  return launches;
+template <RunContrastive kRun>
+int64_t contrastive(Run& run, const py::dict& call, int64_t band_pairs) {
+  return kRun(run, ContrastiveArrays(call).input, band_pairs);
 }
 
 }  // namespace
 
 void bind_contrastive(py::module_& module) {
-  const int64_t usual = device::kContrastiveBandPairs;
-  module.def("contrastive_statistics", &statistics, py::arg("run"), py::arg("call"), py::arg("band_pairs") = usual,
-             "Returns the number of launches.");
-  module.def("contrastive_gradients", &gradients, py::arg("run"), py::arg("call"), py::arg("band_pairs") = usual,
-             "Returns the number of launches.");
+  module.def("contrastive_statistics", &contrastive<&run_contrastive_statistics>, py::arg("run"), py::arg("call"),
+             py::arg("band_pairs") = 0, "Returns the number of launches.");
+  module.def("contrastive_gradients", &contrastive<&run_contrastive_gradients>, py::arg("run"), py::arg("call"),
+             py::arg("band_pairs") = 0, "Returns the number of launches.");
 }
 
 }  // namespace emulator

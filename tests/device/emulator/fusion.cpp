@@ -6,7 +6,7 @@
 #include <pybind11/stl.h>
 
 #include "attention.h"
-#include "cuda/launch/type_of.h"
+#include "fusion_device.h"
 #include "module.h"
 
 namespace emulator {
@@ -117,32 +117,24 @@ FusionArrays::FusionArrays(const py::dict& call) {
 
 namespace {
 
-/// (blocks, threads) of every launch.
-py::list forward(Run& run, const py::dict& call, int processors) {
-  FusionArrays arrays(call);
-  py::list told;
-  FusionDevice fusion_device{run, told, {}, {}};
-  device::with_stored_type(arrays.problem.dtype, [&](auto type) {
-    fusion_forward_of<typename decltype(type)::Type>(arrays.problem, processors, fusion_device);
-  });
-  return told;
-}
+using RunFusion = void (*)(const FusionProblem&, int, FusionDevice&);
 
-py::list backward(Run& run, const py::dict& call, int processors) {
+/// (blocks, threads) of every launch.
+template <RunFusion kRun>
+std::vector<std::pair<int64_t, int>> fusion(Run& run, const py::dict& call, int processors) {
   FusionArrays arrays(call);
-  py::list told;
-  FusionDevice fusion_device{run, told, {}, {}};
-  device::with_stored_type(arrays.problem.dtype, [&](auto type) {
-    fusion_backward_of<typename decltype(type)::Type>(arrays.problem, processors, fusion_device);
-  });
-  return told;
+  FusionDevice fusion_device{run, {}, {}};
+  kRun(arrays.problem, processors, fusion_device);
+  return fusion_device.told;
 }
 
 }  // namespace
 
 void bind_fusion(py::module_& module) {
-  module.def("fusion_forward", &forward, py::arg("run"), py::arg("call"), py::arg("processors") = 1);
-  module.def("fusion_backward", &backward, py::arg("run"), py::arg("call"), py::arg("processors") = 1);
+  module.def("fusion_forward", &fusion<&run_fusion_forward>, py::arg("run"), py::arg("call"),
+             py::arg("processors") = 1);
+  module.def("fusion_backward", &fusion<&run_fusion_backward>, py::arg("run"), py::arg("call"),
+             py::arg("processors") = 1);
 }
 
 }  // namespace emulator

@@ -1,16 +1,15 @@
 // The backward kernels of concat_fusion, of every dtype.
+#include "fusion_device.h"
+
 #include "cuda/launch/fusion_backward_plan.h"
-#include "fusion.h"
+#include "cuda/launch/type_of.h"
 
 namespace emulator {
 
-template <class T>
-void fusion_backward_of(const mmkernels::FusionProblem& p, int processors, FusionDevice& device) {
-  mmkernels::device::FusionBackward<T, FusionDevice>(p, processors, device).run();
+void run_fusion_backward(const mmkernels::FusionProblem& p, int processors, FusionDevice& device) {
+  mmkernels::device::with_stored_type(p.dtype, [&](auto type) {
+    mmkernels::device::FusionBackward<typename decltype(type)::Type, FusionDevice>(p, processors, device).run();
+  });
 }
-
-template void fusion_backward_of<float>(const mmkernels::FusionProblem&, int, FusionDevice&);
-template void fusion_backward_of<mmkernels::Half>(const mmkernels::FusionProblem&, int, FusionDevice&);
-template void fusion_backward_of<mmkernels::BFloat16>(const mmkernels::FusionProblem&, int, FusionDevice&);
 
 }  // namespace emulator

@@ -1,5 +1,5 @@
 // Run, Stats and EmulatorError in Python. They belong to the module that has them: several may be imported, each with a
-// machine of its own (tests/device/planting.py).
+// machine of its own (tests/device/planted/planting.py).
 #include <pybind11/stl.h>
 
 #include "bind.h"

@@ -14,13 +14,17 @@ from bench.attention.inputs import Inputs
 
 
 @dataclass(frozen=True)
-class Planted:
+class Problem:
     """A call, and how the emulator is told to run it."""
 
     make: Callable[[], Inputs]
     options: Mapping[str, Any] = field(default_factory=dict)
     clean: Callable[[], Inputs] | None = None
     """The call whose values are all finite, for one with a causal mask where some are not."""
+    same_with: Mapping[str, Any] | None = None
+    """Other options, with which the output must have the same bits."""
+    wrong: bool = False
+    """It has no right answer."""
 
 
 def call(
@@ -111,43 +115,48 @@ def rows_that_see(*counts: int) -> mmk.Mask:
 AT_THE_END = mmk.Mask.causal("bottom_right")
 PLAIN, FEW, GENERAL = {"kind": "plain"}, {"kind": "few"}, {"kind": "general"}
 PROBLEMS = {
-    "causal": Planted(lambda: call(37, (171,), mask=AT_THE_END), PLAIN),
-    "causal, one warp": Planted(lambda: call(16, (171,), mask=AT_THE_END), FEW),
-    "causal, general": Planted(lambda: call(37, (171,), mask=AT_THE_END), GENERAL),
-    "64 rows, general": Planted(lambda: call(64, (171,), mask=AT_THE_END), GENERAL),
-    "159 keys": Planted(lambda: call(37, (159,), change=opposed), PLAIN),
-    "from key 1": Planted(lambda: call(37, (171,), mask=keys_between(1, 171, 37)), PLAIN),
-    "segments, one warp": Planted(lambda: call(16, (90, 171), mask=first_keys(77, 100)), FEW),
-    "unseen segments": Planted(lambda: call(37, (20, 30, 40), mask=first_keys(0, 0, 35)), PLAIN),
-    "no key is seen": Planted(lambda: call(37, (90,), mask=first_keys(0)), PLAIN),
-    "empty rows": Planted(lambda: call(37, (90,), mask=rows_that_see(0, 9, 0, 85)), PLAIN),
-    "growing": Planted(lambda: call(37, (400,), change=growing, scale=0.4), PLAIN),
-    "growing, general": Planted(lambda: call(37, (400,), change=growing, scale=0.4), GENERAL),
-    "grouped heads": Planted(lambda: call(70, (100,), heads=4, heads_k=2), PLAIN),
-    "packed heads": Planted(lambda: call(5, (100,), heads=4, heads_k=2, mask=AT_THE_END), FEW),
-    "splits": Planted(lambda: call(5, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 64}),
-    "splits, empty rows": Planted(
+    "causal": Problem(lambda: call(37, (171,), mask=AT_THE_END), PLAIN),
+    "causal, one warp": Problem(lambda: call(16, (171,), mask=AT_THE_END), FEW),
+    "causal, general": Problem(lambda: call(37, (171,), mask=AT_THE_END), GENERAL),
+    "64 rows, general": Problem(lambda: call(64, (171,), mask=AT_THE_END), GENERAL),
+    "159 keys": Problem(lambda: call(37, (159,), change=opposed), PLAIN),
+    "from key 1": Problem(lambda: call(37, (171,), mask=keys_between(1, 171, 37)), PLAIN),
+    "segments, one warp": Problem(lambda: call(16, (90, 171), mask=first_keys(77, 100)), FEW),
+    "unseen segments": Problem(lambda: call(37, (20, 30, 40), mask=first_keys(0, 0, 35)), PLAIN),
+    "no key is seen": Problem(lambda: call(37, (90,), mask=first_keys(0)), PLAIN),
+    "empty rows": Problem(lambda: call(37, (90,), mask=rows_that_see(0, 9, 0, 85)), PLAIN),
+    "growing": Problem(lambda: call(37, (400,), change=growing, scale=0.4), PLAIN),
+    "growing, general": Problem(lambda: call(37, (400,), change=growing, scale=0.4), GENERAL),
+    "grouped heads": Problem(lambda: call(70, (100,), heads=4, heads_k=2), PLAIN),
+    "packed heads": Problem(lambda: call(5, (100,), heads=4, heads_k=2, mask=AT_THE_END), FEW),
+    "splits": Problem(lambda: call(5, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 64}),
+    "splits and none": Problem(
+        lambda: call(5, (1000, 300, 300), mask=AT_THE_END),
+        {"kind": "few", "processors": 64},
+        same_with={"kind": "few", "processors": 0},
+    ),
+    "splits, empty rows": Problem(
         lambda: call(37, (1000,), mask=rows_that_see(0, 9, 0, 990)), {"kind": "few", "processors": 64}
     ),
-    "chunks": Planted(lambda: call(16, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 0}),
-    "chunks of one block": Planted(
+    "chunks": Problem(lambda: call(16, (1000, 300), mask=AT_THE_END), {"kind": "few", "processors": 0}),
+    "chunks of one block": Problem(
         lambda: call(16, (1100,), mask=keys_between(900, 1000, 16)), {"kind": "few", "processors": 0}
     ),
-    "chunks, causal": Planted(lambda: call(37, (1100,), mask=AT_THE_END), PLAIN),
-    "varlen": Planted(lambda: varlen((0, 20, 20, 57), (0, 30, 37, 137), 57, 137), PLAIN),
-    "ends that lie": Planted(lambda: varlen((-3, 9, 90, 95), (-7, 400, 12, 30), 40, 60), PLAIN),
-    "poison": Planted(
+    "chunks, causal": Problem(lambda: call(37, (1100,), mask=AT_THE_END), PLAIN),
+    "varlen": Problem(lambda: varlen((0, 20, 20, 57), (0, 30, 37, 137), 57, 137), PLAIN),
+    "ends that lie": Problem(lambda: varlen((-3, 9, 90, 95), (-7, 400, 12, 30), 40, 60), PLAIN, wrong=True),
+    "poison": Problem(
         lambda: call(120, (130,), change=poisoned, mask=mmk.Mask.causal()),
         PLAIN,
         clean=lambda: call(120, (130,), mask=mmk.Mask.causal()),
     ),
-    "tails": Planted(lambda: call(37, (100,), dim=40, dim_v=24, stride=48), PLAIN),
-    "odd tails": Planted(lambda: call(16, (100,), dim=41, dim_v=23), FEW),
-    "odd start": Planted(lambda: call(16, (100,), skip=1, stride=72), FEW),
-    "odd stride": Planted(lambda: call(16, (100,), stride=69), FEW),
-    "bias": Planted(lambda: call(37, (90, 81), batch=2, heads=2, bias=numbers(1, 2, 37, 171)), GENERAL),
-    "relative bias": Planted(lambda: call(37, (171,), heads=2, bias=mmk.RelativeBias(numbers(2, 207))), GENERAL),
-    "dense mask": Planted(lambda: call(37, (171,), batch=2, heads=2, mask=scattered()), GENERAL),
-    "softcap": Planted(lambda: call(37, (171,), softcap=1.5), GENERAL),
-    "dropout": Planted(lambda: call(37, (90, 81), heads=2, dropout_p=0.4, seed=11), GENERAL),
+    "tails": Problem(lambda: call(37, (100,), dim=40, dim_v=24, stride=48), PLAIN),
+    "odd tails": Problem(lambda: call(16, (100,), dim=41, dim_v=23), FEW),
+    "odd start": Problem(lambda: call(16, (100,), skip=1, stride=72), FEW),
+    "odd stride": Problem(lambda: call(16, (100,), stride=69), FEW),
+    "bias": Problem(lambda: call(37, (90, 81), batch=2, heads=2, bias=numbers(1, 2, 37, 171)), GENERAL),
+    "relative bias": Problem(lambda: call(37, (171,), heads=2, bias=mmk.RelativeBias(numbers(2, 207))), GENERAL),
+    "dense mask": Problem(lambda: call(37, (171,), batch=2, heads=2, mask=scattered()), GENERAL),
+    "softcap": Problem(lambda: call(37, (171,), softcap=1.5), GENERAL),
+    "dropout": Problem(lambda: call(37, (90, 81), heads=2, dropout_p=0.4, seed=11), GENERAL),
 }

@@ -1,14 +1,11 @@
-"""Bugs of the primitives' PTX: for each the change of csrc/cuda/ptx and what of test_primitives_ptx.py must fail.
-
-A missing barrier of a warp is not among them: the interpreter runs the lanes of a warp together.
-"""
+"""Bugs of the primitives' PTX: for each the change of csrc/cuda/ptx and what of test_primitives_ptx.py must fail."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from tests.device.planting import Bug
+from tests.device.planted.planting import Bug
 
 _WORDS = '"=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])'
 
@@ -60,6 +57,16 @@ PRIMITIVE_BUGS = {
         128,
     ),
     "no barrier": primitive("sync", "bar.sync 0;", "", "shared_memory", 32),
+    "no barrier of a warp": primitive(
+        "sync", "bar.warp.sync 0xffffffff;", "", "barrier_of_a_warp_stands_between_store_and_load", "sync_within_a_warp"
+    ),
+    "half a warp's barrier": primitive(
+        "sync",
+        "bar.warp.sync 0xffffffff;",
+        "bar.warp.sync 0xffff;",
+        "barrier_of_a_warp_stands_between_store_and_load",
+        "matrices",
+    ),
     "lane for difference of lanes": primitive(
         "sync", "shfl.sync.bfly", "shfl.sync.idx", "sync_of_a_warp_shuffles_and_reductions", times=2
     ),

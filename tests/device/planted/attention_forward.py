@@ -1,29 +1,24 @@
-"""The bugs: for each the change of the sources, the problem that shows it, and the instruments that must see it.
-
-Instruments of the emulator go by the kind of its error; "numbers" is the tolerance rule, and "isolation" the promise
-that values that are not finite change no bit of rows that do not see them. Where several are named, thread order and
-values decide which comes first.
-"""
+"""Bugs of the attention forward's kernels of fp16 and head dim 64."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any
 
-from tests.device.planting import Bug
+import torch
+from torch import Tensor
+
+from bench.attention.inputs import Inputs
+from tests.device.attention import emulated
+from tests.device.planted.attention_forward_problems import PROBLEMS, Problem
+from tests.device.planted.planting import BITS, ISOLATION, NUMBERS, OUTSIDE, RACE, Bug, Family, Planted
+from tests.tolerance import Expectation
 
 KERNEL, CALL, PRODUCT = "kernels/attention_forward.h", "tile/attention_call.h", "tile/product.h"
 PAIRS, SCORES, SOFTMAX = "tile/pairs.h", "tile/scores.h", "tile/softmax.h"
 TILE, VISIBLE = "tile/tile.h", "tile/visible.h"
-NUMBERS, RACE, OUTSIDE, ISOLATION = ("numbers",), ("race",), ("bounds",), ("isolation",)
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A bug of the attention forward kernels."""
-
-    bug: Bug
-    problem: str
-    seen_by: tuple[str, ...]
 
 
 def kernel(old: str, new: str, problem: str, seen_by: tuple[str, ...] = NUMBERS, file: str = KERNEL) -> Planted:
@@ -159,6 +154,12 @@ SUMS = {
     "maximum for sum of a chunk": kernel(
         "load_written(state_at(tile, kNumbers + 2 * r + 1))", "load_written(state_at(tile, kNumbers + 2 * r))", "chunks"
     ),
+    "splits merged in another order": kernel(
+        "for (int split = 0; split < call.splits; ++split)",
+        "for (int split = call.splits - 1; split >= 0; --split)",
+        "splits and none",
+        BITS,
+    ),
     "chunks not merged": kernel("        if (merged) merge_saved<true>(tile);\n", "", "chunks"),
     "lse without scale": kernel("fused(state.shift[r], scale, ", "fused(state.shift[r], 1.0f, ", "causal"),
     "lse in base 2": kernel("log2_approx(sum) * kLn2", "log2_approx(sum)", "causal"),
@@ -227,4 +228,48 @@ OFFSETS = {
     "kept weights not scaled": kernel("p.dropout.active ? p.dropout.keep_scale : 1.0f", "1.0f", "dropout"),
 }
 
-KERNEL_BUGS = SYNCHRONISATION | PRODUCTS | MASKS | SUMS | OFFSETS
+
+@cache
+def expectation(name: str) -> Expectation:
+    """Of a problem that has a right answer."""
+    return Expectation(PROBLEMS[name].make(), rounded=True)
+
+
+def results(module: ModuleType, inputs: Inputs, options: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+    """Of the emulator."""
+    with emulated(module, seed=seed, **options) as device:
+        found = inputs.run("cuda")
+    assert device.told, "no kernel ran"
+    return found
+
+
+def isolated(problem: Problem, out: Tensor, clean: Tensor) -> bool:
+    """Whether the output is not finite just where a row sees such a value, and elsewhere as in the clean call."""
+    value = problem.make().values[0]
+    sees = torch.ones(out.shape[2], value.shape[2]).tril()
+    poisoned = sees @ (~value.isfinite()).float() > 0
+    return bool((out.isfinite() == ~poisoned).all() and (out[~poisoned] == clean[~poisoned]).all())
+
+
+def fault(module: ModuleType, emulator: ModuleType, name: str, seed: int) -> str:
+    """See Family."""
+    problem = PROBLEMS[name]
+    found = results(module, problem.make(), problem.options, seed)
+    if problem.clean is not None:
+        clean = results(module, problem.clean(), problem.options, seed)
+        return "" if isolated(problem, found["out"], clean["out"]) else "isolation"
+    if problem.same_with is not None:
+        other = results(module, problem.make(), problem.same_with, seed)
+        return "" if torch.equal(found["out"], other["out"]) and torch.equal(found["lse"], other["lse"]) else "bits"
+    return "numbers" if not problem.wrong and expectation(name).faults(found) else ""
+
+
+FAMILY = Family(
+    "attention_forward",
+    "bind_attention",
+    ("attention", "attention_arrays"),
+    PROBLEMS,
+    SYNCHRONISATION | PRODUCTS | MASKS | SUMS | OFFSETS,
+    fault,
+    lambda problem: (f"PLANTED_KERNEL={str(PROBLEMS[problem].options['kind']).capitalize()}",),
+)
