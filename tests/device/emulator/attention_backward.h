@@ -25,8 +25,8 @@ void run_backward_kernels(Run& run, AttentionArrays& arrays) {
         launch.call.statistics = rows;
         launch.call.scratch = static_cast<float*>(arrays.output("scratch", scratch));
         const mmkernels::AttentionBackwardCall& call = launch.call;
-        run.launch({static_cast<int>(launch.blocks)}, Kernel::kThreads, Kernel::kSharedBytes,
-                   [&] { Kernel(call).run(); });
+        run.launch<Kernel>("attention_backward", call, launch.blocks, Kernel::kSharedBytes,
+                           [&] { Kernel(call).run(); });
       });
 }
 

@@ -18,9 +18,9 @@ void run_forward(Run& run, AttentionArrays& arrays, int processors, py::dict& to
   told["pack"] = plan.call.pack;
   if (plan.blocks == 0) return;
   const mmkernels::AttentionCall& call = plan.call;
-  run.launch({static_cast<int>(plan.blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&] { Kernel(call).run(); });
+  run.launch<Kernel>("attention_forward", call, plan.blocks, Kernel::kSharedBytes, [&] { Kernel(call).run(); });
   if (plan.merge_blocks == 0) return;
-  run.launch({static_cast<int>(plan.merge_blocks)}, Kernel::kThreads, 0, [&] { Kernel(call).run_merge(); });
+  run.launch<Kernel>("attention_merge", call, plan.merge_blocks, 0, [&] { Kernel(call).run_merge(); });
 }
 
 /// `kind`: None, or a kernel other than the plan's. `serve(problem, f)` calls f with the type and head dim that serve it.

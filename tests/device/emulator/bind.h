@@ -6,7 +6,7 @@
 //       AttentionCall call;
 //       call.query = arrays.input("q", q);
 //       call.out = arrays.output("out", out);
-//       run.launch({tiles, heads, batch}, 128, shared_bytes, [&] { device::attention_forward<Config>(call); });
+//       run.launch<Kernel>("attention_forward", call, blocks, shared_bytes, [&] { Kernel(call).run(); });
 //     });
 //   }
 #pragma once
@@ -15,6 +15,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -24,10 +25,30 @@ namespace emulator {
 
 namespace py = pybind11;
 
+/// A launch of an entry point of csrc/cuda/launch, as another device than the machine is told of it.
+struct EntryLaunch {
+  const char* entry;   // the __global__ template,
+  const char* kernel;  // and the mangled name of the type that it is of
+  int64_t blocks;
+  int threads;
+  size_t shared_bytes;
+  const void* argument;
+  size_t argument_bytes;
+};
+void hand_over(const py::object& device, const EntryLaunch& launch);
+
 /// Options of the launches, and what they counted, summed over all of them.
 struct Run {
   Options options;
   Stats stats;
+  py::object device = py::none();  // called with the launches of entry points, which the machine then does not run
+
+  /// A launch of `entry<Kernel>`, whose threads do `body`.
+  template <class Kernel, class Call, class Body>
+  void launch(const char* entry, const Call& call, int64_t blocks, size_t shared_bytes, Body body) {
+    if (device.is_none()) return launch({static_cast<int>(blocks)}, Kernel::kThreads, shared_bytes, std::move(body));
+    hand_over(device, {entry, typeid(Kernel).name(), blocks, Kernel::kThreads, shared_bytes, &call, sizeof(Call)});
+  }
 
   template <class Body>
   void launch(Grid grid, int threads, size_t shared_bytes, Body body) {

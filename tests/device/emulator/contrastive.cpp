@@ -117,7 +117,7 @@ auto launcher(Run& run, int64_t& launches) {
     using Kernel = typename decltype(kernel)::Type;
     if (blocks == 0) return;
     ++launches;
-    run.launch({static_cast<int>(blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&call] {
+    run.launch<Kernel>("contrastive_loss", call, blocks, Kernel::kSharedBytes, [&call] {
       Kernel own(call);
       own.run();
     });

@@ -48,7 +48,7 @@ struct FusionDevice {
   template <class Kernel>
   void launch(const typename Kernel::Call& call, int64_t blocks) {
     told.append(py::make_tuple(blocks, static_cast<int>(Kernel::kThreads)));
-    run.launch({static_cast<int>(blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&] { Kernel(call).run(); });
+    run.launch<Kernel>("fusion_entry", call, blocks, Kernel::kSharedBytes, [&] { Kernel(call).run(); });
   }
 };
 
