@@ -2,14 +2,14 @@
 
 `Interpreted(emulator)` stands where the emulator's module stands: `emulated(Interpreted(emulator))` of attention.py,
 fusion.py or contrastive.py makes it the "cuda" backend. The bindings fill the problems and plan the launches as they do
-for the emulator, and the interpreter is told of each: its entry point, the type of its kernel, the bytes of its argument
-and the arrays behind the addresses in them. Only kernels that a call launches are compiled.
+for the emulator, and the interpreter is told of each: its entry point, the type of its kernel, the bytes of its
+argument and the arrays behind the addresses in them. Only kernels that a call launches are compiled.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -46,8 +46,8 @@ class Interpreted:
     emulator: ModuleType
     arch: int = 80
     include: tuple[Path, ...] = INCLUDE
-    change: Callable[[str], str] = str
-    """Of the compiled text."""
+    flags: tuple[str, ...] = ()
+    """More of them, for nvcc."""
     launched: list[str] = field(default_factory=list)
     """Entry point and kernel of every launch."""
 
@@ -60,7 +60,7 @@ class Interpreted:
             wanted: list[Kernel] = []
             run = self.emulator.Run(device=lambda told: wanted.append((told["entry"], told["kernel"])))
             function(run, *arguments, **options)
-            module = compiled(frozenset(wanted), self.arch, self.include, self.change)
+            module = compiled(frozenset(wanted), self.arch, self.include, self.flags)
             seeds = iter(range(1000 * order.seed, 1000 * (order.seed + 1)))
             run = self.emulator.Run(device=lambda told: self._launch(module, told, next(seeds)))
             return function(run, *arguments, **options)
@@ -82,11 +82,11 @@ class Interpreted:
 
 @functools.lru_cache(maxsize=8)
 def compiled(
-    kernels: Iterable[Kernel], arch: int, include: tuple[Path, ...] = INCLUDE, change: Callable[[str], str] = str
+    kernels: frozenset[Kernel], arch: int, include: tuple[Path, ...] = INCLUDE, flags: tuple[str, ...] = ()
 ) -> Module:
     """The kernels, and no others, as a module."""
     headers = sorted({HEADERS[entry] for entry, _ in kernels})
     lines = [f'#include "launch/{header}"' for header in headers]
     lines += ["extern const void* const kernels[] = {"]
     lines += [f"    (const void*)mmkernels::device::{entry}<{kernel}>," for entry, kernel in sorted(kernels)]
-    return Module(change(ptx_of("\n".join([*lines, "};", ""]), arch, include=include)))
+    return Module(ptx_of("\n".join([*lines, "};", ""]), arch, flags, include))

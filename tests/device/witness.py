@@ -86,20 +86,18 @@ def logsumexp_kernel(
     image, text, out, scale, rows, columns,
     tile: tl.constexpr, block: tl.constexpr, dim: tl.constexpr,
 ):  # fmt: skip
-    """Of every row of scale image text^T, as log2 of a sum of powers of 2; `scale` has the factor of the base."""
+    """Of every row of scale image text^T; `scale` has the factor of base 2."""
     row, feature = tl.program_id(0) * tile + tl.arange(0, tile), tl.arange(0, dim)
     left = tl.load(image + row[:, None] * dim + feature[None, :], mask=(row < rows)[:, None], other=0.0)
     largest, total = tl.full((tile,), float("-inf"), tl.float32), tl.zeros((tile,), tl.float32)
     for begin in range(0, columns, block):
         column = begin + tl.arange(0, block)
-        right = tl.load(
-            text + column[None, :] * dim + feature[:, None], mask=(column < columns)[None, :], other=0.0
-        )
+        right = tl.load(text + column[None, :] * dim + feature[:, None], mask=(column < columns)[None, :], other=0.0)
         logits = tl.where((column < columns)[None, :], tl.dot(left, right) * scale, float("-inf"))
         raised = tl.maximum(largest, tl.max(logits, 1))
         total = total * tl.exp2(largest - raised) + tl.sum(tl.exp2(logits - raised[:, None]), 1)
         largest = raised
-    tl.store(out + row, largest + tl.log2(total), mask=row < rows)
+    tl.store(out + row, (largest + tl.log2(total)) * 0.6931471805599453, mask=row < rows)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, seed: int = 0) -> dict[str, Tensor]:
@@ -124,7 +122,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, seed: int = 0) -> Tensor:
 
 
 def logsumexp(image: Tensor, text: Tensor, scale: float, seed: int = 0) -> Tensor:
-    """Of the rows of scale image text^T, to base 2 as the statistics have it; the width is a power of two."""
+    """Of the rows of scale image text^T, whose width is a power of two."""
     out = torch.full((len(image),), torch.nan)
     arguments = {"image": image, "text": text, "out": out, "scale": scale * LOG2_E}
     arguments |= {"rows": len(image), "columns": len(text)}
@@ -157,7 +155,9 @@ def type_of(value: Tensor | int | float) -> str:
 
 
 @functools.cache
-def compiled(kernel: Any, types: tuple[tuple[str, str], ...], constants: tuple[tuple[str, int], ...]) -> tuple[Module, int]:
+def compiled(
+    kernel: Any, types: tuple[tuple[str, str], ...], constants: tuple[tuple[str, int], ...]
+) -> tuple[Module, int]:
     """The module and the bytes of shared memory."""
     pointers = {(i,): [["tt.divisibility", 16]] for i, (_, type_) in enumerate(types) if type_.startswith("*")}
     source = ASTSource(

@@ -32,8 +32,8 @@ class AccessError(PtxError):
 class Region:
     """Bytes at consecutive addresses from `begin`; with `origin`, a copy of them for each lane or block.
 
-    `origin` holds for each lane where its copy starts in `data`, a multiple of 16. The first `lead` bytes are not its own:
-    they are there so that `begin` is a multiple of 16.
+    `origin` holds for each lane where its copy starts in `data`, a multiple of 16. The first `lead` bytes are not its
+    own: they are there so that `begin` is a multiple of 16.
     """
 
     def __init__(

@@ -1,0 +1,63 @@
+"""Whole kernels as nvcc compiles them, run by the PTX interpreter in random orders of warps, against fp64.
+
+The emulator's results stand beside: it adds the same products in another order, or, where all arithmetic is correctly
+rounded fp32, the same bits.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from tests.device.compile import ROOT, nvcc
+from tests.device.interpreted import Interpreted
+from tests.device.kernel_cases import CASES
+from tests.tolerance import same_bits
+
+pytestmark = pytest.mark.skipif(nvcc() is None, reason="no nvcc on the PATH to compile CUDA with")
+QUICK = ("plain", "backward", "fusion", "softmax")
+APART = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32}
+"""How far the interpreter may be from the emulator, in eps of the largest number; lse is fp32 in 16-bit calls too."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
+def test_case(emulator, name):
+    case, device = CASES[name], Interpreted(emulator)
+    found = case.run(device, 0)
+    missing = [each for each in case.kernels if not any(each in launched for launched in device.launched)]
+    assert not missing, f"never launched: {missing}"
+    again, emulated = case.run(device, 1), case.run(emulator, 0)
+    for key, tensor in found.items():
+        same_bits(key, again[key], tensor)
+        if case.exact:
+            same_bits(key, tensor, emulated[key])
+        apart = (tensor.double() - emulated[key].double()).abs().max()
+        assert apart <= APART[tensor.dtype] * torch.finfo(tensor.dtype).eps * emulated[key].double().abs().max(), key
+
+
+@pytest.mark.slow
+def test_another_architecture_has_the_same_bits(emulator):
+    case = CASES["plain"]
+    older, newer = (case.run(Interpreted(emulator, arch), 2) for arch in (80, 90))
+    for key, tensor in older.items():
+        same_bits(key, newer[key], tensor)
+
+
+@pytest.mark.slow
+def test_products_that_the_compiler_fuses_are_seen(emulator):
+    """Why the build has -fmad=false: without it fp32 keeps the tolerance and loses its bits."""
+    case = CASES["fusion, fp32"]
+    found, emulated = case.run(Interpreted(emulator, flags=("-fmad=true",)), 0), case.run(emulator, 0)
+    assert any(not torch.equal(tensor, emulated[key]) for key, tensor in found.items())
+
+
+def test_every_kernel_has_a_case():
+    """Types of csrc/cuda/kernels that threads are launched for: they or their base say how many."""
+    kernels = set()
+    for header in sorted((ROOT / "csrc" / "cuda" / "kernels").glob("*.h")):
+        types = re.split(r"^struct ", header.read_text(), flags=re.M)[1:]
+        kernels |= {text.split()[0] for text in types if re.search(r"^  MMK_DEVICE void run\(\)", text, re.M)}
+    told = " ".join(word for case in CASES.values() for word in case.kernels)
+    assert len(kernels) >= 20 and not {name for name in kernels if not re.search(rf"\b{name}\b", told)}
