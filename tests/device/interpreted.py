@@ -48,8 +48,7 @@ class Interpreted:
     include: tuple[Path, ...] = INCLUDE
     flags: tuple[str, ...] = ()
     """More of them, for nvcc."""
-    launched: list[str] = field(default_factory=list)
-    """Entry point and kernel of every launch."""
+    launched: list[Kernel] = field(default_factory=list)
 
     Run = Order
 
@@ -77,16 +76,19 @@ class Interpreted:
             module.launch(name, grid, block, told["shared_bytes"], [told["argument"]], seed)
         finally:
             module.memory.clear_placed()
-        self.launched.append(f"{told['entry']}<{told['kernel']}>")
+        self.launched.append((told["entry"], told["kernel"]))
 
 
 @functools.lru_cache(maxsize=8)
-def compiled(
-    kernels: frozenset[Kernel], arch: int, include: tuple[Path, ...] = INCLUDE, flags: tuple[str, ...] = ()
-) -> Module:
+def compiled(kernels: frozenset[Kernel], arch: int, include: tuple[Path, ...], flags: tuple[str, ...]) -> Module:
     """The kernels, and no others, as a module."""
+    return Module(ptx_of(source_of(kernels), arch, flags, include))
+
+
+def source_of(kernels: frozenset[Kernel]) -> str:
+    """CUDA C++ that makes nvcc emit these kernels."""
     headers = sorted({HEADERS[entry] for entry, _ in kernels})
     lines = [f'#include "launch/{header}"' for header in headers]
     lines += ["extern const void* const kernels[] = {"]
     lines += [f"    (const void*)mmkernels::device::{entry}<{kernel}>," for entry, kernel in sorted(kernels)]
-    return Module(ptx_of("\n".join([*lines, "};", ""]), arch, flags, include))
+    return "\n".join([*lines, "};", ""])

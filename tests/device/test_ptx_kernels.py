@@ -11,8 +11,8 @@ import re
 import pytest
 import torch
 
-from tests.device.compile import ROOT, nvcc
-from tests.device.interpreted import Interpreted
+from tests.device.compile import ROOT, nvcc, ptx_of
+from tests.device.interpreted import Interpreted, source_of
 from tests.device.kernel_cases import CASES
 from tests.tolerance import same_bits
 
@@ -26,7 +26,8 @@ APART = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32}
 def test_case(emulator, name):
     case, device = CASES[name], Interpreted(emulator)
     found = case.run(device, 0)
-    missing = [each for each in case.kernels if not any(each in launched for launched in device.launched)]
+    launched = [f"{entry}<{kernel}>" for entry, kernel in device.launched]
+    missing = [each for each in case.kernels if not any(each in one for one in launched)]
     assert not missing, f"never launched: {missing}"
     again, emulated = case.run(device, 1), case.run(emulator, 0)
     for key, tensor in found.items():
@@ -46,11 +47,13 @@ def test_another_architecture_has_the_same_bits(emulator):
 
 
 @pytest.mark.slow
-def test_products_that_the_compiler_fuses_are_seen(emulator):
-    """Why the build has -fmad=false: without it fp32 keeps the tolerance and loses its bits."""
-    case = CASES["fusion, fp32"]
-    found, emulated = case.run(Interpreted(emulator, flags=("-fmad=true",)), 0), case.run(emulator, 0)
-    assert any(not torch.equal(tensor, emulated[key]) for key, tensor in found.items())
+@pytest.mark.parametrize("name", ["fusion, fp32", "plain"])
+def test_no_product_and_sum_are_left_to_be_fused(emulator, name):
+    """Without .rn the assembler may make one instruction of two: the build's -fmad=false has it written everywhere."""
+    device = Interpreted(emulator)
+    CASES[name].run(device, 0)
+    source, loose = source_of(frozenset(device.launched)), re.compile(r"\b(?:mul|add|sub)\.f32\b")
+    assert not loose.search(ptx_of(source, 80)) and loose.search(ptx_of(source, 80, ("-fmad=true",)))
 
 
 def test_every_kernel_has_a_case():
