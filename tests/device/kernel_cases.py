@@ -152,7 +152,8 @@ CASES = {
     "fusion, fp32": KernelCase(FusionRun(PRODUCT, FLOAT), FUSION, exact=True),
     "norm": KernelCase(FusionRun(NORM), NORMALISED),
     "norm, fp32": KernelCase(FusionRun(KINKED, FLOAT), NORMALISED, exact=True),
-    "softmax": KernelCase(ContrastiveRun(ContrastiveCase(133, 40, 33, "softmax", "index", 0.1)), SOFTMAX),
+    "softmax": KernelCase(ContrastiveRun(ContrastiveCase(35, 40, 33, "softmax", "index", 0.1)), SOFTMAX),
+    "softmax, two bands": KernelCase(ContrastiveRun(ContrastiveCase(133, 40, 33, "softmax", "index", 0.1)), SOFTMAX),
     "softmax, fp32": KernelCase(
         ContrastiveRun(ContrastiveCase(70, 40, 33, "softmax", "several", 0.1), FLOAT), SOFTMAX
     ),

@@ -166,6 +166,6 @@ def compiled(
         constexprs=dict(constants),
         attrs=pointers,
     )
-    options = {"num_warps": 4, "num_stages": 3}
+    options = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
     found = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
     return Module(found.asm["ptx"]), found.metadata.shared
