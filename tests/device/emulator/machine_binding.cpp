@@ -96,8 +96,11 @@ void bind_machine(py::module_& module) {
       .def_readonly("switches", &Stats::switches)
       .def_readonly("reports", &Stats::reports)
       .def_readonly("bank_conflicts", &Stats::bank_conflicts);
-  py::class_<Run>(module, "Run", "Options of launches (seed, races, banks) and what was counted in them (stats).",
-                  py::module_local())
+  py::class_<Run>(
+      module, "Run",
+      "Options of launches (seed, races, banks), what was counted in them (stats), and who has the launches of "
+      "entry points in the machine's place (device).",
+      py::module_local())
       .def(py::init([](uint64_t seed, bool races, bool banks, const py::object& device) {
              return Run{{seed, races, banks}, {}, device};
            }),
