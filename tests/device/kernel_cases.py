@@ -129,6 +129,7 @@ CASES = {
     "plain": KernelCase(AttentionCase(causal, options={"kind": "plain"}), FORWARD),
     "plain, bf16": KernelCase(AttentionCase(causal, BFLOAT16, options={"kind": "plain"}), FORWARD),
     "plain, fp32": KernelCase(AttentionCase(small, FLOAT), FORWARD),
+    "head dim 128": KernelCase(AttentionCase(lambda: call(37, (90,), dim=128, mask=AT_THE_END)), FORWARD),
     "few": KernelCase(AttentionCase(lambda: call(5, (100,), heads=4, heads_k=2, mask=AT_THE_END)), FORWARD),
     "odd strides": KernelCase(AttentionCase(lambda: call(16, (100,), dim=41, dim_v=23, skip=1, stride=67)), FORWARD),
     "splits": KernelCase(
@@ -140,6 +141,9 @@ CASES = {
     "general, fp32": KernelCase(AttentionCase(everything, FLOAT), FORWARD),
     "backward": KernelCase(AttentionCase(causal, gradients=True), BACKWARD),
     "backward, fp32": KernelCase(AttentionCase(small, FLOAT, gradients=True), BACKWARD),
+    "head dim 256, backward": KernelCase(
+        AttentionCase(lambda: call(20, (40,), dim=256, mask=AT_THE_END), gradients=True), BACKWARD
+    ),
     "general backward": KernelCase(AttentionCase(everything, gradients=True), GENERAL_BACKWARD),
     "relative bias": KernelCase(
         AttentionCase(

@@ -18,8 +18,16 @@ from tests.tolerance import same_bits
 
 pytestmark = pytest.mark.skipif(nvcc() is None, reason="no nvcc on the PATH to compile CUDA with")
 QUICK = ("plain", "backward", "fusion", "softmax")
-APART = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32}
-"""How far the interpreter may be from the emulator, in eps of the largest number; lse is fp32 in 16-bit calls too."""
+
+
+def apart(found: dict[str, torch.Tensor], name: str) -> int:
+    """How far the emulator may be, in eps of the largest number.
+
+    The fp32 lse of a 16-bit call sums weights that are rounded to 16 bits, one way or the other.
+    """
+    if found[name].dtype != torch.float32:
+        return 1
+    return 4 if all(tensor.dtype == torch.float32 for tensor in found.values()) else 128
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
@@ -34,8 +42,8 @@ def test_case(emulator, name):
         same_bits(key, again[key], tensor)
         if case.exact:
             same_bits(key, tensor, emulated[key])
-        apart = (tensor.double() - emulated[key].double()).abs().max()
-        assert apart <= APART[tensor.dtype] * torch.finfo(tensor.dtype).eps * emulated[key].double().abs().max(), key
+        difference, largest = (tensor.double() - emulated[key].double()).abs().max(), tensor.double().abs().max()
+        assert difference <= apart(found, key) * torch.finfo(tensor.dtype).eps * largest, key
 
 
 @pytest.mark.slow
