@@ -7,9 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from tests.device.attention import emulated
+from tests.device.planted.attention_forward_problems import call
 
 # Which of two accesses comes first is chance: the read is found, or the write after it, or a copy on its way.
 EARLY = "no barrier in between|nothing in between|in flight|no barrier after"
@@ -214,3 +218,20 @@ def test_tile_product(emulator, shape, kind):
     bound = (depth + 1) * 2.0**-24 * (np.abs(a_exact) @ np.abs(b_exact).T)
     assert (np.abs(results[0] - a_exact @ b_exact.T) <= bound).all()
     assert all((c == results[0]).all() for c in results)  # the order of threads is nobody's business
+
+
+def test_launches_of_entry_points_can_go_to_another_device(emulator):
+    """Which is told what to run and on which memory; the machine runs nothing then."""
+    told = []
+    device = SimpleNamespace(
+        Run=lambda seed: emulator.Run(seed=seed, device=told.append), attention_forward=emulator.attention_forward
+    )
+    with emulated(device):
+        found = call(5, (9,), skip=1, stride=67).run("cuda")
+    (launch,) = told
+    assert launch["entry"] == "attention_forward" and launch["threads"] == 32 and launch["blocks"] == 1
+    assert re.match(r"mmkernels::device::AttentionForward<mmkernels::Half, 64, ", launch["kernel"])
+    arrays = {name: (address, lead, len(memory)) for name, address, lead, memory in launch["arrays"]}
+    assert arrays["query"][1:] == (2, 2 + 2 * (4 * 67 + 64)) and arrays["out"][1:] == (0, 5 * 64 * 2)
+    assert all(address.to_bytes(8, "little") in launch["argument"] for address, *_ in arrays.values())
+    assert found["out"].isnan().all()

@@ -52,6 +52,22 @@ def test_accesses_beyond_an_array_misaligned_or_read_only_are_refused():
         run(store.format(""), out)
 
 
+def test_memory_at_an_address_of_the_callers_choosing():
+    """Across the end of a window, from 4 bytes behind a multiple of 16: in place, its own bytes and no others."""
+    module = Module(kernel("mad.wide.u32 %l29, %r30, 4, %l30; st.global.b32 [%l29], %r30;"))
+    room, begin = np.zeros(36, np.uint32), (0x5A01 << 48 | 0x1F << 36) - 60
+    module.memory.place(begin, room.view(np.uint8)[: 4 * 33], "room", lead=4)
+    module.launch("test", (1, 1, 1), (32, 1, 1), args=[np.uint64(begin)])
+    assert room.tolist() == [0, *range(32), 0, 0, 0]
+    faults = {-4: r"byte -4 of room \(128 bytes\).*thread 0 ", 4: "byte 128 of room.*thread 31", 2: "misaligned"}
+    for offset, reason in faults.items():
+        with pytest.raises(PtxError, match=reason):
+            module.launch("test", (1, 1, 1), (32, 1, 1), args=[np.uint64(begin + offset)])
+    module.memory.clear_placed()
+    with pytest.raises(PtxError, match="in no global array"):
+        module.launch("test", (1, 1, 1), (32, 1, 1), args=[np.uint64(begin)])
+
+
 def test_shared_memory_is_bounded_and_starts_as_nan():
     assert np.isnan(
         np.array(words(SHARED + "ld.shared.b32 %r0, [%r1];", shared_bytes=128), np.uint32).view(np.float32)

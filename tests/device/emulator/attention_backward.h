@@ -23,7 +23,7 @@ void run_backward_kernels(Run& run, const mmkernels::AttentionProblem& p) {
         Scratch own;
         launch.call.statistics = statistics;
         launch.call.scratch = static_cast<float*>(own.take_bytes("scratch", launch.scratch_bytes));
-        run.launch_kernel<typename decltype(kernel)::Type>(launch.blocks, launch.call);
+        run.launch_kernel<typename decltype(kernel)::Type>("attention_backward", launch.blocks, launch.call);
       });
 }
 

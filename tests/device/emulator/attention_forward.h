@@ -23,9 +23,9 @@ ForwardTold run_forward_kernel(Run& run, const mmkernels::AttentionProblem& p, i
   Scratch scratch;
   plan.call.scratch = static_cast<float*>(scratch.take_bytes("scratch", plan.scratch_bytes));
   const mmkernels::AttentionCall& call = plan.call;
-  run.launch_kernel<Kernel>(plan.blocks, call);
-  if (plan.blocks > 0 && plan.merge_blocks > 0)
-    run.launch({static_cast<int>(plan.merge_blocks)}, Kernel::kThreads, 0, [&] { Kernel(call).run_merge(); });
+  run.launch_kernel<Kernel>("attention_forward", plan.blocks, call);
+  run.launch_entry<Kernel>("attention_merge", plan.blocks > 0 ? plan.merge_blocks : 0, 0, call,
+                           [&call] { Kernel(call).run_merge(); });
   return {plan.blocks, call.splits, call.pack};
 }
 

@@ -6,7 +6,7 @@
 //       AttentionCall call;
 //       call.query = arrays.input("q", q);
 //       call.out = arrays.output("out", out);
-//       run.launch({tiles, heads, batch}, 128, shared_bytes, [&] { device::attention_forward<Config>(call); });
+//       run.launch_kernel<Kernel>("attention_forward", blocks, call);
 //     });
 //   }
 #pragma once

@@ -13,7 +13,7 @@ int64_t run_contrastive(Run& run, int64_t band_pairs, const Plan& plan) {
   int64_t launches = 0;
   const auto launch = [&](auto kernel, int64_t blocks, const mmkernels::ContrastiveCall& call) {
     launches += blocks > 0;
-    run.launch_kernel<typename decltype(kernel)::Type>(blocks, call);
+    run.launch_kernel<typename decltype(kernel)::Type>("contrastive_loss", blocks, call);
   };
   Scratch scratch;
   const int64_t bytes = plan(nullptr, launch, band_pairs) + 16;  // so that it is never nothing

@@ -20,7 +20,7 @@ struct FusionDevice {
   template <class Kernel>
   void launch(const typename Kernel::Call& call, int64_t blocks) {
     told.emplace_back(blocks, static_cast<int>(Kernel::kThreads));
-    run.launch_kernel<Kernel>(blocks, call);
+    run.launch_kernel<Kernel>("fusion_entry", blocks, call);
   }
 };
 

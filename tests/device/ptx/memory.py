@@ -32,7 +32,8 @@ class AccessError(PtxError):
 class Region:
     """Bytes at consecutive addresses from `begin`; with `origin`, a copy of them for each lane or block.
 
-    `origin` holds for each lane where its copy starts in `data`, a multiple of 16.
+    `origin` holds for each lane where its copy starts in `data`, a multiple of 16. The first `lead` bytes are not its
+    own: they are there so that `begin` is a multiple of 16.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Region:
         size: int,
         origin: np.ndarray | None = None,
         writable: bool = True,
+        lead: int = 0,
     ) -> None:
         self.name, self.data, self.begin, self.size = name, data, begin, size
-        self.origin, self.writable = origin, writable
+        self.origin, self.writable, self.lead = origin, writable, lead
         self._views: dict[tuple[np.dtype, int], np.ndarray] = {}
 
     def view(self, dtype: np.dtype, count: int) -> np.ndarray:
@@ -63,6 +65,8 @@ class Region:
             offset = np.where(where, offset, address.dtype.type(0))
         if np.maximum.reduce(offset) > self.size - size or np.bitwise_or.reduce(offset) & (size - 1):
             self._refuse(address, offset, size)
+        if self.lead and ((offset < self.lead) & where).any():
+            self._refuse(address, np.where(offset < self.lead, self.size, offset), size)
         return offset
 
     def rows(self, address: np.ndarray, size: int, where: Where) -> np.ndarray:
@@ -91,7 +95,8 @@ class Region:
             outside[:] = True
         misaligned = (offset & offset.dtype.type(size - 1)) != 0
         lane = int(np.argmax(misaligned if misaligned.any() else outside))
-        at = f"{size} bytes at byte {int(address[lane]) - self.begin} of {self.name} ({self.size} bytes)"
+        at = f"{size} bytes at byte {int(address[lane]) - self.begin - self.lead} of {self.name}"
+        at += f" ({self.size - self.lead} bytes)"
         raise AccessError(f"{'misaligned' if misaligned.any() else 'out of bounds'}: {at}", lane)
 
 
@@ -106,6 +111,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._allocations: list[Allocation] = []
+        self._placed: dict[int, Region] = {}  # by window
 
     def register(self, array: np.ndarray, name: str | None = None) -> np.uint64:
         """The device address of a contiguous array; the same array has the same address again."""
@@ -123,7 +129,22 @@ class Memory:
         self._allocations.append(Allocation(array, region))
         return np.uint64(begin)
 
+    def place(self, address: int, data: np.ndarray, name: str, lead: int = 0) -> None:
+        """Bytes, used in place, at an address of the caller's choosing, in windows where nothing else is.
+
+        `address` is that of data[lead], and data[0] stands at a multiple of 16.
+        """
+        region = Region(name, data, address - lead, data.size, writable=data.flags.writeable, lead=lead)
+        for window in range(region.begin >> WINDOW_BITS, (address + data.size - 1 >> WINDOW_BITS) + 1):
+            self._placed[window] = region
+
+    def clear_placed(self) -> None:
+        """Forgets what was placed."""
+        self._placed.clear()
+
     def region(self, address: int, lane: int) -> Region:
+        if (placed := self._placed.get(address >> WINDOW_BITS)) is not None:
+            return placed
         index = (address >> WINDOW_BITS) - _FIRST_ALLOCATION
         if not 0 <= index < len(self._allocations):
             raise AccessError(f"out of bounds: address {address:#x} is in no global array", lane)

@@ -7,7 +7,9 @@ opens a scope, any other brace belongs to a vector operand or an initialiser.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from .kinds import PtxError, width_of
@@ -150,7 +152,12 @@ def _block(text: str, position: int) -> tuple[Block, int]:
 
 
 def _line(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
+    return bisect_left(_line_breaks(text), position) + 1
+
+
+@lru_cache(maxsize=1)
+def _line_breaks(text: str) -> list[int]:
+    return [found.start() for found in re.finditer("\n", text)]
 
 
 def declaration(text: str) -> Declaration:

@@ -7,6 +7,7 @@ the instruction. Executing an instruction is then a numpy call on arrays that ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -117,6 +118,7 @@ def shared_address(variable: Variable, static_bytes: int) -> int:
     return SHARED_BEGIN + offset
 
 
+@lru_cache(maxsize=4096)
 def _bits(text: str, type_: str) -> int:
     """The bits of a literal in a context of this type. Between floats a literal is a value, elsewhere it is bits."""
     exact = text[:2].lower()

@@ -16,8 +16,10 @@ constexpr uint64_t kReal = (uint64_t{1} << kNumber) - 1;
 void* Arrays::add(std::string name, void* begin, size_t bytes, bool written) {
   if (arrays_.size() == kMost) throw std::length_error("more arrays than an address can tell apart");
   arrays_.push_back({std::move(name), reinterpret_cast<uintptr_t>(begin), bytes, written});
-  return reinterpret_cast<void*>(kMarked << kMark | uint64_t{arrays_.size()} << kNumber | arrays_.back().begin);
+  return reinterpret_cast<void*>(address(arrays_.size() - 1));
 }
+
+uint64_t Arrays::address(size_t i) const { return kMarked << kMark | uint64_t{i + 1} << kNumber | arrays_[i].begin; }
 
 void Arrays::forget(size_t count) { arrays_.resize(count); }
 

@@ -43,6 +43,8 @@ class Arrays {
   /// Forgets the arrays added after there were `count`.
   void forget(size_t count);
   size_t count() const { return arrays_.size(); }
+  const Array& operator[](size_t i) const { return arrays_[i]; }
+  uint64_t address(size_t i) const;
 
   /// A launch begins: finds which arrays share memory.
   void begin();

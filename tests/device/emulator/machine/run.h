@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <list>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -10,10 +12,22 @@
 
 namespace emulator {
 
+/// A launch of an entry point of csrc/cuda/launch, as another device than the machine is told of it.
+struct EntryLaunch {
+  const char* entry;   // the __global__ template,
+  const char* kernel;  // and the mangled name of the type that it is of
+  int64_t blocks;
+  int threads;
+  size_t shared_bytes;
+  const void* argument;
+  size_t argument_bytes;
+};
+
 /// Options of the launches, and what they counted, summed over all of them.
 struct Run {
   Options options;
   Stats stats;
+  std::function<void(const EntryLaunch&)> device;  // has the launches of entry points in the machine's place, if any
 
   template <class Body>
   void launch(Grid grid, int threads, size_t shared_bytes, Body body) {
@@ -21,11 +35,18 @@ struct Run {
     ++options.seed;  // kernels that follow one another do not run in the same order
   }
 
-  /// A launch as the plans have it: blocks in one dimension, or none, of a kernel that is made of its call.
-  template <class Kernel, class Call>
-  void launch_kernel(int64_t blocks, const Call& call) {
+  /// A launch of `entry<Kernel>` as the plans have it, blocks in one dimension or none; its threads do `body`.
+  template <class Kernel, class Call, class Body>
+  void launch_entry(const char* entry, int64_t blocks, size_t shared_bytes, const Call& call, Body body) {
     if (blocks == 0) return;
-    launch({static_cast<int>(blocks)}, Kernel::kThreads, Kernel::kSharedBytes, [&call] {
+    if (!device) return launch({static_cast<int>(blocks)}, Kernel::kThreads, shared_bytes, std::move(body));
+    device({entry, typeid(Kernel).name(), blocks, Kernel::kThreads, shared_bytes, &call, sizeof(Call)});
+  }
+
+  /// The same of a kernel that is made of its call and then run.
+  template <class Kernel, class Call>
+  void launch_kernel(const char* entry, int64_t blocks, const Call& call) {
+    launch_entry<Kernel>(entry, blocks, Kernel::kSharedBytes, call, [&call] {
       Kernel kernel(call);
       kernel.run();
     });
