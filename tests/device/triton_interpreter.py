@@ -1,0 +1,107 @@
+"""The Triton attention kernels as a backend on CPU tensors: Triton's interpreter in the GPU's place.
+
+`interpreted(kernels)` puts it where the "triton" backend stands, so that the public functions, and with them every check
+of the conformance suite, run on it unchanged. bf16 is not for it: its products multiply bit patterns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkernels import backend as backends
+from mmkernels.ops.attention import native_call, triton
+from mmkernels.ops.attention.empty_rows import unmask_empty_rows
+from mmkernels.ops.attention.lowered import Lowered
+
+PACKAGE = "mmkernels.ops.attention.triton_kernels"
+OURS = ("mmkernels.triton_blocks", PACKAGE)
+
+
+def load() -> ModuleType:
+    """The host module above kernels that are interpreted: a second copy of triton and of ours, of which nobody else knows.
+
+    Triton decides on import, for its own library too, whether functions are compiled or interpreted, and other tests of
+    this process compile.
+    """
+
+    def swapped(name: str) -> bool:
+        return (name == "triton" or name.startswith(("triton.", *OURS))) and not name.startswith("triton._C")
+
+    before = {name: module for name, module in sys.modules.items() if swapped(name)}
+    variable = os.environ.get("TRITON_INTERPRET")
+    for name in before:
+        del sys.modules[name]
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        return importlib.import_module(f"{PACKAGE}.host")
+    finally:
+        os.environ.pop("TRITON_INTERPRET")
+        if variable is not None:
+            os.environ["TRITON_INTERPRET"] = variable
+        for name in [name for name in sys.modules if swapped(name)]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Tensors that are allocated meanwhile hold NaN, so that what no kernel writes shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@dataclass
+class Interpreted:
+    """A backend module as `mmkernels.backend` wants it."""
+
+    host: ModuleType
+    processors: int = 1
+    """More of them make the plan split keys."""
+    launches: int = 0
+
+    def why_not(self, problem: Any) -> list[str]:
+        """What the kernels refuse on any device."""
+        return triton.limits(problem)
+
+    def forward(self, call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:
+        """(out, lse) of the lowered call."""
+        self.launches += 1
+        call = native_call.readable(unmask_empty_rows(call))
+        with poisoned_memory():
+            return self.host.forward(call, with_lse, self.host.Device("interpreter", self.processors))
+
+    def backward(
+        self, grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+        """Dense gradients of the needed ones; (0,) and [] for the others."""
+        self.launches += 1
+        call = native_call.readable(unmask_empty_rows(call))
+        device = self.host.Device("interpreter", self.processors)
+        with poisoned_memory():
+            return self.host.backward(grad_out, grad_lse, call, out, lse, needs, device)
+
+
+@contextmanager
+def interpreted(host: ModuleType, **options: Any) -> Iterator[Interpreted]:
+    """`backend="triton"` is the interpreter meanwhile."""
+    module = Interpreted(host, **options)
+    before = backends._backends["attention"]
+    backends.register("attention", before | {"triton": module})
+    try:
+        yield module
+    finally:
+        backends.register("attention", before)
