@@ -51,6 +51,16 @@ def forward(call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:
         return host.forward(call, with_lse, host.device_of(call.query.device))
 
 
+def backward(
+    grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Dense gradients of the needed ones of query, keys, values, bias; (0,) and [] for the others."""
+    host = _host()
+    with torch.cuda.device(call.query.device):
+        call = native_call.readable(unmask_empty_rows(call))
+        return host.backward(grad_out, grad_lse, call, out, lse, needs, host.device_of(call.query.device))
+
+
 @functools.cache
 def _host() -> ModuleType:
     """What launches the kernels; its import is that of triton."""

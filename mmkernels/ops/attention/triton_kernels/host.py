@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmkernels.layout import empty_like_query
+from mmkernels.bias import BIAS_DENSE, BIAS_RELATIVE
+from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
 from mmkernels.ops.attention.triton_kernels import call as calls
 from mmkernels.ops.attention.triton_kernels import tables
+from mmkernels.ops.attention.triton_kernels.backward_bias import attention_grad_bias
+from mmkernels.ops.attention.triton_kernels.backward_keys import attention_grad_keys
+from mmkernels.ops.attention.triton_kernels.backward_query import attention_grad_query
 from mmkernels.ops.attention.triton_kernels.call import Operand
 from mmkernels.ops.attention.triton_kernels.forward import States, attention_forward, attention_merge
+from mmkernels.ops.attention.triton_kernels.pairs import Statistics
+from mmkernels.ops.attention.triton_kernels.statistics import attention_delta, attention_far_rows
 
 FEW_ROWS = 64
 """So many query rows of a head (packed sequences: on average) share their tiles with the other heads of a group."""
@@ -121,3 +128,127 @@ def empty_states(rows: int, width: int, device: torch.device) -> States:
         torch.empty(rows, dtype=torch.float32, device=device),
         torch.empty(rows * width, dtype=torch.float32, device=device),
     )
+
+
+# ---- backward ----
+
+
+def backward(
+    grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool],
+    device: Device,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:  # fmt: skip
+    """Dense gradients of the needed ones of query, keys, values, bias; (0,) and [] for the others."""
+    query = empty_gradient(call.query) if needs[0] else out.new_empty((0,))
+    keys = [empty_gradient(key) for key in call.keys] if needs[1] else []
+    values = [empty_gradient(value) for value in call.values] if needs[2] else []
+    bias = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in call.bias] if needs[3] else []
+    if out.numel() == 0:  # no program to write the zeros
+        for grad in (query, *keys, *values, *bias):
+            grad.zero_()
+        return query, keys, values, bias
+    passes = Backward(unit_last_stride(grad_out), grad_lse, call, unit_last_stride(out), lse, device)
+    if needs[0]:
+        passes.query(query)
+    if needs[1] or needs[2]:
+        passes.keys(keys, values)
+    if needs[3]:
+        for part, grad in enumerate(bias):
+            passes.bias(part, grad)
+    return query, keys, values, bias
+
+
+class Backward:
+    """The passes of one backward; statistics of rows are made first."""
+
+    def __init__(
+        self, grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, device: Device
+    ) -> None:
+        self.call, self.device, self.packed = call, device, call.cu_seqlens_q is not None
+        self.found = calls.described(call)
+        self.width = calls.widths(call)
+        self.grad_out = calls.operand(grad_out, self.packed)
+        self.flags = calls.flags(call) | {"PRECISION": precision(call.query.dtype, device.arch)}
+        shape = self.found.shape
+        self.batches = 1 if self.packed else shape.batch
+        rows = self.batches * shape.heads * shape.len_q
+        self.statistics = Statistics(
+            *(torch.empty(rows, dtype=torch.float32, device=call.query.device) for _ in Statistics._fields)
+        )
+        tile = self._tile("statistics")
+        operands = self.grad_out, calls.operand(out, self.packed)
+        numbers = statistics_operand(lse, self.packed), statistics_operand(grad_lse, self.packed)
+        attention_delta[(-(-rows // tile.height),)](
+            self.statistics, *operands, *numbers, shape, rows, DIM_V=self.width["DIM_V"],
+            PADDED_V=self.width["PADDED_V"], HEIGHT=tile.height, **options(device.arch, tile),
+        )  # fmt: skip
+        if call.bias_kind:
+            tile, tiles, programs = self._row_tiles("backward_query")
+            attention_far_rows[(programs,)](
+                self.statistics, *self.found, tiles, DIM=self.width["DIM"], PADDED=self.width["PADDED"],
+                HEIGHT=tile.height, KEYS=tile.keys, BIAS=call.bias_kind, SOFTCAP=self.flags["SOFTCAP"],
+                PRECISION=self.flags["PRECISION"], **options(device.arch, tile),
+            )  # fmt: skip
+
+    def query(self, grad: Tensor) -> None:
+        """Writes the gradient of the query."""
+        summed = not self.packed and grad.shape[0] < self.batches
+        tile, tiles, programs = self._row_tiles("backward_query", 1 if summed else self.batches)
+        attention_grad_query[(programs,)](
+            calls.operand(grad, self.packed), self.grad_out, self.statistics, *self.found, tiles,
+            self.batches if summed else 1, **self._constants(tile),
+        )  # fmt: skip
+
+    def keys(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Writes the gradients of each segment's keys and values: of both at once where they share their batch axis."""
+        for segment, length in enumerate(self.found.lengths):
+            key = keys[segment] if keys else None
+            value = values[segment] if values else None
+            if length == 0:
+                continue
+            together = key is None or value is None or self.packed or key.shape[0] == value.shape[0]
+            for pair in [(key, value)] if together else [(key, None), (None, value)]:
+                self._keys_of_segment(segment, length, *pair)
+
+    def _keys_of_segment(self, segment: int, length: int, key: Tensor | None, value: Tensor | None) -> None:
+        grads = tuple(
+            Operand(None, 0, 0, 0) if grad is None else calls.operand(grad, self.packed) for grad in (key, value)
+        )
+        tile = self._tile("backward_keys")
+        shape = self.found.shape
+        entries = next(grad.shape[0] for grad in (key, value) if grad is not None)
+        if self.packed:
+            tiles, programs, batches = -(-length // tile.keys) + shape.batch, 1, 1
+        else:
+            tiles, programs = -(-length // tile.keys), entries
+            batches = self.batches if entries < self.batches else 1
+        attention_grad_keys[(programs * tiles * (shape.heads // shape.group),)](
+            *grads, self.grad_out, self.statistics, *self.found, segment, tiles, batches, **self._constants(tile)
+        )
+
+    def bias(self, part: int, grad: Tensor) -> None:
+        """Writes the gradient of a part of the bias."""
+        kind = self.call.bias_kind
+        batches, heads, rows, entries = (1, grad.shape[0], 1, grad.shape[1]) if kind == BIAS_RELATIVE else grad.shape
+        tile = self._tile("backward_bias")
+        keyed = kind == BIAS_DENSE and entries > 1
+        blocks = calls.total_chunks(self.found.lengths, tile.keys)
+        windows = blocks if keyed and not self.packed else -(-entries // tile.keys)
+        tiles = -(-rows // tile.height)
+        constants = {name: value for name, value in self._constants(tile).items() if name != "FOLDED"}
+        attention_grad_bias[(batches * heads * tiles * windows,)](
+            grad, self.grad_out, self.statistics, *self.found, batches, heads, tiles, windows, blocks, entries, rows,
+            **constants, PART=part, KEYED=keyed, SUMS_ROWS=rows == 1,
+        )  # fmt: skip
+
+    def _tile(self, op: str) -> tables.Tile:
+        width = max(self.width["PADDED"], self.width["PADDED_V"])
+        return tables.tile(self.device.arch, op, self.call.query.dtype, width, False)
+
+    def _row_tiles(self, op: str, batches: int | None = None) -> tuple[tables.Tile, int, int]:
+        """The tile of an op that owns rows, the number of tiles of a head, and the programs."""
+        tile, shape = self._tile(op), self.found.shape
+        tiles = -(-shape.len_q // tile.height) + (shape.batch if self.packed else 0)
+        return tile, tiles, tiles * shape.heads * (self.batches if batches is None else batches)
+
+    def _constants(self, tile: tables.Tile) -> dict[str, Any]:
+        return self.width | self.flags | {"HEIGHT": tile.height, "KEYS": tile.keys} | options(self.device.arch, tile)
