@@ -61,25 +61,31 @@ def store_rows(data, row, stride, exists, tile, WIDTH: tl.constexpr, PADDED: tl.
 
 
 @triton.jit
-def isolated_product(weights, visible, rows, total, COUNT: tl.constexpr, PRECISION: tl.constexpr):
+def isolated_product(weights, visible, rows, total, PRECISION: tl.constexpr):
     """`total + weights @ rows`, where a number of `rows` that is not finite reaches only those whose pair is visible.
 
-    weights: (M, COUNT), 0 where the pair is hidden; visible: the same shape. A tile of finite rows pays for one vote.
+    weights: 0 where the pair is hidden; visible: the same shape. A tile of finite rows pays for one vote.
     """
     finite = tl.abs(rows.to(tl.float32)) < float("inf")
     clean = tl.where(finite, rows, 0.0).to(rows.dtype)
     total = tl.dot(weights.to(rows.dtype), clean, total, input_precision=PRECISION)
     if tl.min(finite.to(tl.int32)) == 0:
-        place = tl.arange(0, COUNT)
-        for j in range(COUNT):
-            own = place == j
-            weight = tl.sum(tl.where(own[None, :], weights, 0.0), 1)
-            sees = tl.max((own[None, :] & visible).to(tl.int32), 1) > 0
-            poison = own[:, None] & (finite == 0)
-            row = tl.sum(tl.where(poison, rows.to(tl.float32), 0.0), 0)
-            poisoned = tl.max(poison.to(tl.int32), 0) > 0
-            total += tl.where(sees[:, None] & poisoned[None, :], weight[:, None] * row[None, :], 0.0)
+        total += poison(weights, visible, rows.to(tl.float32))
     return total
+
+
+@triton.jit
+def poison(weights, visible, rows):
+    """What the numbers of `rows` that are not finite add to a product: 0, an infinity or NaN, found by counting."""
+    sign = tl.where(weights > 0.0, 1.0, tl.where(weights < 0.0, -1.0, 0.0))
+    infinite = tl.where(rows == float("inf"), 1.0, tl.where(rows == float("-inf"), -1.0, 0.0))
+    unsigned = tl.abs(infinite).to(tl.float16)
+    nans = tl.dot(visible.to(tl.float16), (rows != rows).to(tl.float16))
+    nans = tl.dot((visible & (weights == 0.0)).to(tl.float16), unsigned, nans)
+    difference = tl.dot(sign.to(tl.float16), infinite.to(tl.float16))
+    number = tl.dot(tl.abs(sign).to(tl.float16), unsigned)
+    signed = tl.where(difference > 0.0, float("inf"), tl.where(difference < 0.0, float("-inf"), 0.0))
+    return tl.where((nans > 0.0) | (tl.abs(difference) < number), float("nan"), signed)
 
 
 # ---- online softmax ----
@@ -119,22 +125,31 @@ def philox4x32(counter0, counter1, counter2, counter3, key0, key1):
 
 
 @triton.jit
-def philox_words(batch, head, row, first, key0, key1, ROWS: tl.constexpr, KEYS: tl.constexpr):
-    """The word of each pair of ROWS rows and the keys [first, first + KEYS), (ROWS, KEYS).
+def words_of_fours(batch, head, row, first, key0, key1, KEYS: tl.constexpr):
+    """`philox_words` from a multiple of 4 on: four neighbouring keys share a counter."""
+    group, row = tl.broadcast((first // 4 + tl.arange(0, KEYS // 4)).to(tl.uint32)[None, :], row)
+    word0, word1, word2, word3 = philox4x32(group, row, head, batch, key0, key1)
+    return tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
 
-    batch, head, row: uint32, of which row (and head, if it is no scalar) has shape (ROWS,). Four neighbouring keys share
-    a counter: where `first` is a multiple of 4, each counter is drawn once.
+
+@triton.jit
+def words_one_by_one(batch, head, row, first, key0, key1, KEYS: tl.constexpr):
+    """`philox_words` from anywhere on: a counter for each pair."""
+    key = (first + tl.arange(0, KEYS))[None, :]
+    group, row = tl.broadcast((key // 4).to(tl.uint32), row)
+    word0, word1, word2, word3 = philox4x32(group, row, head, batch, key0, key1)
+    place = key % 4
+    return tl.where(place < 2, tl.where(place == 0, word0, word1), tl.where(place == 2, word2, word3))
+
+
+@triton.jit
+def philox_words(batch, head, row, first, key0, key1, KEYS: tl.constexpr):
+    """The word of each pair of rows and the keys [first, first + KEYS).
+
+    batch, head, row: uint32, of which row has shape (M, 1), and head too if it is no scalar.
     """
-    row = row[:, None]
     if first % 4 == 0:
-        group = (first // 4 + tl.arange(0, KEYS // 4)).to(tl.uint32)[None, :]
-        group, row = tl.broadcast(group, row)
-        word0, word1, word2, word3 = philox4x32(group, row, head, batch, key0, key1)
-        words = tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
+        words = words_of_fours(batch, head, row, first, key0, key1, KEYS)
     else:
-        key = (first + tl.arange(0, KEYS))[None, :]
-        group, row = tl.broadcast((key // 4).to(tl.uint32), row)
-        word0, word1, word2, word3 = philox4x32(group, row, head, batch, key0, key1)
-        place = key % 4
-        words = tl.where(place < 2, tl.where(place == 0, word0, word1), tl.where(place == 2, word2, word3))
+        words = words_one_by_one(batch, head, row, first, key0, key1, KEYS)
     return words

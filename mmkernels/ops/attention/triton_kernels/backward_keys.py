@@ -57,7 +57,8 @@ def add_rows(
     if dropout.seed is None:
         kept = None
     else:
-        kept = tl.trans(kept_pairs(dropout, rows, source.offset + first, HEIGHT, KEYS).to(tl.int8)) != 0
+        down = Rows(rows.batch, rows.head, rows.query[:, None], None)
+        kept = tl.trans(kept_pairs(dropout, down, source.offset + first, KEYS).to(tl.int8)) != 0
     products = tl.dot(keys, tl.trans(query), input_precision=PRECISION)
     grad_weights = tl.dot(values, tl.trans(grad_out), input_precision=PRECISION)
     across = Statistics(statistics.shift[None, :], statistics.factor[None, :], statistics.delta[None, :])
@@ -71,9 +72,9 @@ def add_rows(
             grad_key = tl.dot(slopes.to(query.dtype), query, grad_key, input_precision=PRECISION)
     else:
         if WANTS_VALUE:
-            grad_value = isolated_product(weights, seen, grad_out, grad_value, HEIGHT, PRECISION)
+            grad_value = isolated_product(weights, seen, grad_out, grad_value, PRECISION)
         if WANTS_KEY:
-            grad_key = isolated_product(slopes, seen, query, grad_key, HEIGHT, PRECISION)
+            grad_key = isolated_product(slopes, seen, query, grad_key, PRECISION)
     return grad_key, grad_value
 
 

@@ -45,17 +45,17 @@ def block_gradients(
     values = load_rows(source.value_data, local, source.value_row, inside, DIM_V, PADDED_V)
     products = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
     grad_weights = tl.dot(grad_out, tl.trans(values), input_precision=PRECISION)
+    pair_rows = Rows(rows.batch, rows.head, rows.query[:, None], None)
     if FULL:
         seen, added = None, 0.0
     else:
-        pair_rows = Rows(rows.batch, rows.head, rows.query[:, None], None)
         seen, added = seen_and_added(
             mask, dense, bias, pair_rows, start[:, None], stop[:, None], source, local[None, :], BIAS
         )
     if dropout.seed is None:
         kept = None
     else:
-        kept = kept_pairs(dropout, rows, source.offset + first, HEIGHT, KEYS)
+        kept = kept_pairs(dropout, pair_rows, source.offset + first, KEYS)
     columns = Statistics(statistics.shift[:, None], statistics.factor[:, None], statistics.delta[:, None])
     _, gradients, slopes = pair_gradients(
         products, grad_weights, columns, seen, added, kept, dropout.keep_scale, scale, softcap, SOFTCAP, FOLDED
@@ -80,7 +80,7 @@ def add_block(
     if FULL:
         return tl.dot(slopes.to(keys.dtype), keys, gradient, input_precision=PRECISION)
     else:
-        return isolated_product(slopes, seen, keys, gradient, KEYS, PRECISION)
+        return isolated_product(slopes, seen, keys, gradient, PRECISION)
 
 
 @triton.jit

@@ -51,19 +51,17 @@ def add_block(
     row_max, row_sum, total, query, source, first, rows, start, stop, mask, dense, bias, dropout, scale, softcap,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr,
     HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr, FULL: tl.constexpr,
+    PRECISION: tl.constexpr, PACK: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """The state with the keys [first, first + KEYS) of a segment; FULL: every row sees all of them."""
     local = first + tl.arange(0, KEYS)
     inside = None if FULL else local < source.length
     keys = load_rows(source.key_data, local, source.key_row, inside, DIM, PADDED)
     logits = tl.dot(query, tl.trans(keys), input_precision=PRECISION)
+    pair_rows = Rows(rows.batch, tl.expand_dims(rows.head, 1) if PACK else rows.head, rows.query[:, None], None)
     if not FOLDED:
         logits, _ = capped(logits, scale, softcap, SOFTCAP)
     if not FULL:
-        pair_rows = Rows(
-            rows.batch, rows.head if rows.head.shape == () else rows.head[:, None], rows.query[:, None], None
-        )
         seen, added = seen_and_added(
             mask, dense, bias, pair_rows, start[:, None], stop[:, None], source, local[None, :], BIAS
         )
@@ -81,7 +79,7 @@ def add_block(
         decay = tl.exp2((row_max - shift) * LOG2E)
     row_sum = tl.fma(row_sum, decay, tl.sum(weights, 1))
     if dropout.seed is not None:
-        kept = kept_pairs(dropout, rows, source.offset + first, HEIGHT, KEYS)
+        kept = kept_pairs(dropout, pair_rows, source.offset + first, KEYS)
         weights = tl.where(kept, weights, 0.0)
     values = load_rows(source.value_data, local, source.value_row, inside, DIM_V, PADDED_V)
     total = total * decay[:, None]
@@ -89,7 +87,7 @@ def add_block(
         total = tl.dot(weights.to(values.dtype), values, total, input_precision=PRECISION)
     else:
         weights = tl.where(seen, weights, 0.0)
-        total = isolated_product(weights, seen, values, total, KEYS, PRECISION)
+        total = isolated_product(weights, seen, values, total, PRECISION)
     return new_max, row_sum, total
 
 
@@ -98,7 +96,7 @@ def add_seen_blocks(
     row_max, row_sum, total, begin, end, query, source, rows, start, stop, mask, dense, bias, dropout, scale, softcap,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr,
     HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """Those blocks in [begin, end) of which some row sees a key."""
     for first in range(begin, end, KEYS):
@@ -106,7 +104,7 @@ def add_seen_blocks(
         if tl.max(some.to(tl.int32)) > 0:
             row_max, row_sum, total = add_block(
                 row_max, row_sum, total, query, source, first, rows, start, stop, mask, dense, bias, dropout, scale,
-                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, False,
+                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, False,
             )  # fmt: skip
     return row_max, row_sum, total
 
@@ -135,7 +133,7 @@ def chunk_state(
     query, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr,
     KEYS: tl.constexpr, CHUNK: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """The state of a tile's rows over one chunk of keys."""
     VARLEN: tl.constexpr = shape.cu_q is not None
@@ -165,17 +163,17 @@ def chunk_state(
     total = tl.zeros((HEIGHT, PADDED_V), tl.float32)
     row_max, row_sum, total = add_seen_blocks(
         row_max, row_sum, total, low, full_low, query, source, rows, start, stop, mask, dense, bias, dropout, scale,
-        softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION,
+        softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
     )  # fmt: skip
     if BIAS == NONE:
         for first in range(full_low, full_high, KEYS):
             row_max, row_sum, total = add_block(
                 row_max, row_sum, total, query, source, first, rows, start, stop, mask, dense, bias, dropout, scale,
-                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, True,
+                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, True,
             )  # fmt: skip
         row_max, row_sum, total = add_seen_blocks(
             row_max, row_sum, total, full_high, high, query, source, rows, start, stop, mask, dense, bias, dropout,
-            scale, softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION,
+            scale, softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
         )  # fmt: skip
     return row_max, row_sum, total
 
@@ -250,7 +248,7 @@ def attention_forward(
         chunk = program // programs
         row_max, row_sum, total = chunk_state(
             query_rows, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
-            DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION,
+            DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
         )  # fmt: skip
         if SPLIT:
             store_state(states, program, row_max, row_sum, total, HEIGHT, PADDED_V)
@@ -260,7 +258,7 @@ def attention_forward(
         for chunk in range(chunks):
             row_max, row_sum, total = chunk_state(
                 query_rows, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
-                DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION,
+                DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
             )  # fmt: skip
             tl.debug_barrier()  # the state before has been stored by all threads
             max_before, sum_before, total_before = load_state(states, program, chunk * HEIGHT, HEIGHT, PADDED_V)

@@ -253,14 +253,14 @@ def capped(products, scale, softcap, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def kept_pairs(dropout, rows, first, HEIGHT: tl.constexpr, KEYS: tl.constexpr):
-    """Whether each pair of rows, of shape (HEIGHT,), and keys from `first` on, over all segments, survives dropout."""
+def kept_pairs(dropout, rows, first, KEYS: tl.constexpr):
+    """Whether each pair of rows, of shape (M, 1), and keys from `first` on, over all segments, survives dropout."""
     seed = tl.load(dropout.seed)
     low, high = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
     batch = (tl.cast(rows.batch, tl.int64) + dropout.batch).to(tl.uint32)
     head = (tl.cast(rows.head, tl.int64) + dropout.head).to(tl.uint32)
     query = (rows.query.to(tl.int64) + dropout.query).to(tl.uint32)
-    words = philox_words(batch, head, query, tl.cast(first, tl.int64) + dropout.key, low, high, HEIGHT, KEYS)
+    words = philox_words(batch, head, query, tl.cast(first, tl.int64) + dropout.key, low, high, KEYS)
     return words >= tl.cast(dropout.threshold, tl.uint32)
 
 
