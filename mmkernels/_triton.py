@@ -17,7 +17,7 @@ VERIFIED: tuple[str, ...] = ()
 
 @functools.cache
 def why_not_here() -> str | None:
-    """None where triton is installed, new enough and finds a device; else one sentence. Imports nothing, never raises."""
+    """None where triton is installed, new enough and finds a device; else one sentence. Imports no triton."""
     return why_not_installed() or (None if torch.cuda.is_available() else "no GPU was found")
 
 

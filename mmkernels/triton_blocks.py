@@ -61,31 +61,25 @@ def store_rows(data, row, stride, exists, tile, WIDTH: tl.constexpr, PADDED: tl.
 
 
 @triton.jit
-def isolated_product(weights, visible, rows, total, PRECISION: tl.constexpr):
+def isolated_product(weights, visible, rows, total, data, stride, count, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
     """`total + weights @ rows`, where a number of `rows` that is not finite reaches only those whose pair is visible.
 
-    weights: 0 where the pair is hidden; visible: the same shape. A tile of finite rows pays for one vote.
+    weights: 0 where the pair is hidden; visible: the same shape. rows: the first `count` at `data`, and zeros. A tile
+    of finite rows pays for one vote; in others the rows are read again, one by one: the product keeps its registers.
     """
     finite = tl.abs(rows.to(tl.float32)) < float("inf")
-    clean = tl.where(finite, rows, 0.0).to(rows.dtype)
-    total = tl.dot(weights.to(rows.dtype), clean, total, input_precision=PRECISION)
+    total = tl.dot(weights.to(rows.dtype), tl.where(finite, rows, 0.0).to(rows.dtype), total, input_precision=PRECISION)
     if tl.min(finite.to(tl.int32)) == 0:
-        total += poison(weights, visible, rows.to(tl.float32))
+        place = tl.arange(0, rows.shape[0])[None, :]
+        column = tl.arange(0, rows.shape[1])
+        for j in range(tl.minimum(count, rows.shape[0])):
+            row = tl.load(data + tl.cast(j, tl.int64) * stride + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+            poison = tl.where(tl.abs(row) < float("inf"), 0, 1)
+            if tl.max(poison) > 0:
+                weight = tl.sum(tl.where(place == j, weights, 0.0), 1)
+                sees = tl.max(((place == j) & visible).to(tl.int32), 1)
+                total += tl.where(sees[:, None] * poison[None, :] > 0, weight[:, None] * row[None, :], 0.0)
     return total
-
-
-@triton.jit
-def poison(weights, visible, rows):
-    """What the numbers of `rows` that are not finite add to a product: 0, an infinity or NaN, found by counting."""
-    sign = tl.where(weights > 0.0, 1.0, tl.where(weights < 0.0, -1.0, 0.0))
-    infinite = tl.where(rows == float("inf"), 1.0, tl.where(rows == float("-inf"), -1.0, 0.0))
-    unsigned = tl.abs(infinite).to(tl.float16)
-    nans = tl.dot(visible.to(tl.float16), (rows != rows).to(tl.float16))
-    nans = tl.dot((visible & (weights == 0.0)).to(tl.float16), unsigned, nans)
-    difference = tl.dot(sign.to(tl.float16), infinite.to(tl.float16))
-    number = tl.dot(tl.abs(sign).to(tl.float16), unsigned)
-    signed = tl.where(difference > 0.0, float("inf"), tl.where(difference < 0.0, float("-inf"), 0.0))
-    return tl.where((nans > 0.0) | (tl.abs(difference) < number), float("nan"), signed)
 
 
 # ---- online softmax ----

@@ -106,18 +106,18 @@ class Usage:
 
     registers: int
     spilled: int
-    """Bytes of a thread's stack (NVIDIA), or registers (AMD)."""
+    """Bytes that a thread stores because registers ran out (NVIDIA), or registers (AMD)."""
     shared: int
     matrix: dict[str, int]
 
 
-def usage(kernel: CompiledKernel) -> Usage:
-    """Read from the machine code."""
-    if "cubin" in kernel.asm:
+def usage(kernel: CompiledKernel, arch: str) -> Usage:
+    """Read from what the assembler says."""
+    if "ptx" in kernel.asm:
         text = kernel.asm["ptx"]
-        found = re.search(r"REG:(\d+) STACK:(\d+)", _resources(kernel.asm["cubin"]))
-        assert found is not None
-        registers, spilled = map(int, found.groups())
+        log = _assembled(text, arch)
+        registers = int(re.search(r"Used (\d+) registers", log)[1])  # type: ignore[index]
+        spilled = int(re.search(r"(\d+) bytes spill stores", log)[1])  # type: ignore[index]
         words = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
     else:
         text = kernel.asm["amdgcn"]
@@ -130,11 +130,13 @@ def usage(kernel: CompiledKernel) -> Usage:
     return Usage(registers, spilled, kernel.metadata.shared, matrix)
 
 
-def _resources(cubin: bytes) -> str:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+def _assembled(ptx: str, arch: str) -> str:
+    """The assembler's account of a kernel; triton does not keep that of its own call."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    tool = folder / ("ptxas-blackwell" if arch >= "sm_100" and (folder / "ptxas-blackwell").exists() else "ptxas")
+    name = re.search(r"^\.target (\w+)", ptx, re.M)[1]  # type: ignore[index]
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
         file.flush()
-        return subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+        command = [tool, "-v", "--fmad=false", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr

@@ -1,7 +1,7 @@
 """The Triton attention kernels as a backend on CPU tensors: Triton's interpreter in the GPU's place.
 
-`interpreted(kernels)` puts it where the "triton" backend stands, so that the public functions, and with them every check
-of the conformance suite, run on it unchanged. bf16 is not for it: its products multiply bit patterns.
+`interpreted(host)` puts it where the "triton" backend stands, so that the public functions, and with them every
+check of the conformance suite, run on it unchanged. bf16 is not for it: its products multiply bit patterns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OURS = ("mmkernels.triton_blocks", PACKAGE)
 
 
 def load() -> ModuleType:
-    """The host module above kernels that are interpreted: a second copy of triton and of ours, of which nobody else knows.
+    """The host module above interpreted kernels: a second copy of triton and of ours, of which nobody else knows.
 
     Triton decides on import, for its own library too, whether functions are compiled or interpreted, and other tests of
     this process compile.
@@ -79,7 +79,7 @@ def patch_once(interpreter: Any) -> None:
 
 
 def sum_exactly(interpreter: Any) -> None:
-    """Sums products in fp64 and rounds once: numpy's order depends on the height of a tile, and a row's bits would too."""
+    """Products are summed in fp64 and rounded once: numpy's order of sums depends on the height of a tile."""
 
     def dot(builder: Any, a: Any, b: Any, total: Any, precision: Any, imprecise: Any) -> Any:
         found = a.data.astype(np.float64) @ b.data.astype(np.float64) + total.data

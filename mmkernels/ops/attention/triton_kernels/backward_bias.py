@@ -1,9 +1,10 @@
 """Gradient of a part of the bias in Triton: the gradients of biased logits, summed over all pairs that read an element.
 
-A program owns a batch entry and head of the gradient (or all, where the bias is broadcast), a tile of rows (or all) and
-a window of KEYS entries, which are keys, places of a table or coordinates of a grid. It visits every block of pairs that
-reads one of them, in a fixed order: batch entries, heads, tiles of rows, blocks of keys. So every element is written
-once, by one program, whatever the kind of bias. No sum mixes pairs of different elements: a NaN stays where it belongs.
+A program owns a batch entry and head of the gradient (or all, where the bias is broadcast), a tile of rows (or all)
+and a window of KEYS entries, which are keys, places of a table or coordinates of a grid. It visits every block of pairs
+that reads one of them, in a fixed order: batch entries, heads, tiles of rows, blocks of keys. So every element is
+written once, by one program, whatever the kind of bias. No sum mixes pairs of different elements: a NaN stays where it
+belongs.
 """
 
 from __future__ import annotations
@@ -148,9 +149,7 @@ def attention_grad_bias(
                         start, stop = intervals(mask, source, rows, first_q, VARLEN)
                         if tl.max(((start < stop) & (start <= last) & (stop > first)).to(tl.int32)) > 0:
                             local = first + tl.arange(0, KEYS)
-                            keys = load_rows(
-                                source.key_data, local, source.key_row, local < source.length, DIM, PADDED
-                            )
+                            keys = load_rows(source.key_data, local, source.key_row, local < source.length, DIM, PADDED)
                             gradients, _, _ = block_gradients(
                                 query_tile, grad_tile, keys, source, first, rows, start, stop, found, mask, dense,
                                 bias, dropout, scale, softcap, DIM_V, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, False,

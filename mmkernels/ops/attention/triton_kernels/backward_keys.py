@@ -40,12 +40,16 @@ NOT_SPECIALISED = (
 
 @triton.jit
 def add_rows(
-    grad_key, grad_value, keys, values, query, grad_out, source, first, rows, start, stop, statistics, mask, dense,
-    bias, dropout, scale, softcap,
-    HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr, WANTS_KEY: tl.constexpr, WANTS_VALUE: tl.constexpr, FULL: tl.constexpr,
+    grad_key, grad_value, keys, values, query, query_data, query_row, grad_out, grad_data, grad_row, count, source,
+    first, rows, start, stop, statistics, mask, dense, bias, dropout, scale, softcap,
+    DIM: tl.constexpr, DIM_V: tl.constexpr, HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr,
+    SOFTCAP: tl.constexpr, FOLDED: tl.constexpr, PRECISION: tl.constexpr,
+    WANTS_KEY: tl.constexpr, WANTS_VALUE: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """The gradients with a tile of rows; FULL: every row that exists sees all of the keys."""
+    """The gradients with a tile of rows, the first `count` at `query_data` and `grad_data`.
+
+    FULL: every row that exists sees all of the keys.
+    """
     if FULL:
         seen, added = None, 0.0
     else:
@@ -72,9 +76,11 @@ def add_rows(
             grad_key = tl.dot(slopes.to(query.dtype), query, grad_key, input_precision=PRECISION)
     else:
         if WANTS_VALUE:
-            grad_value = isolated_product(weights, seen, grad_out, grad_value, PRECISION)
+            grad_value = isolated_product(
+                weights, seen, grad_out, grad_value, grad_data, grad_row, count, DIM_V, PRECISION
+            )
         if WANTS_KEY:
-            grad_key = isolated_product(slopes, seen, query, grad_key, PRECISION)
+            grad_key = isolated_product(slopes, seen, query, grad_key, query_data, query_row, count, DIM, PRECISION)
     return grad_key, grad_value
 
 
@@ -109,9 +115,7 @@ def attention_grad_keys(
     grad_value = tl.zeros((KEYS, PADDED_V), tl.float32)
     length = 0
     for entry in range(batches):
-        source = source_of(
-            segments, lengths, offsets, shape, segment, batch + entry, key_head, first_k, len_k
-        )
+        source = source_of(segments, lengths, offsets, shape, segment, batch + entry, key_head, first_k, len_k)
         length = source.length
         last = tl.minimum(first + KEYS, length)
         exists = local < length
@@ -129,19 +133,28 @@ def attention_grad_keys(
                     row = (first_q + rows.query).to(tl.int64)
                     query_tile = load_rows(query_data, row * query.row, 1, rows.exists, DIM, PADDED)
                     grad_tile = load_rows(grad_data, row * grad_out.row, 1, rows.exists, DIM_V, PADDED_V)
+                    row_first = tl.cast(first_q + row_tile * HEIGHT, tl.int64)
+                    count = len_q - row_tile * HEIGHT
                     found = load_statistics(statistics, shape, place, rows)
-                    full = tl.min(((rows.exists == 0) | ((start <= first) & (stop >= first + KEYS))).to(tl.int32)) > 0
-                    if (BIAS == NONE) & full & (dense == 0):
+                    full = False
+                    if BIAS == NONE:
+                        whole = (rows.exists == 0) | ((start <= first) & (stop >= first + KEYS))
+                        full = tl.min(whole.to(tl.int32)) > 0
+                        if mask.visible is not None:
+                            full = full & (dense == 0)
+                    if full:
                         grad_key, grad_value = add_rows(
-                            grad_key, grad_value, keys, values, query_tile, grad_tile, source, first, rows, start,
-                            stop, found, mask, dense, bias, dropout, scale, softcap, HEIGHT, KEYS, BIAS, SOFTCAP,
-                            FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, True,
+                            grad_key, grad_value, keys, values, query_tile, query_data + row_first * query.row,
+                            query.row, grad_tile, grad_data + row_first * grad_out.row, grad_out.row, count, source,
+                            first, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
+                            HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, True,
                         )  # fmt: skip
                     else:
                         grad_key, grad_value = add_rows(
-                            grad_key, grad_value, keys, values, query_tile, grad_tile, source, first, rows, start,
-                            stop, found, mask, dense, bias, dropout, scale, softcap, HEIGHT, KEYS, BIAS, SOFTCAP,
-                            FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, False,
+                            grad_key, grad_value, keys, values, query_tile, query_data + row_first * query.row,
+                            query.row, grad_tile, grad_data + row_first * grad_out.row, grad_out.row, count, source,
+                            first, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
+                            HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, False,
                         )  # fmt: skip
     to = batch * 0 if VARLEN else batch
     row = (first_k + local).to(tl.int64)

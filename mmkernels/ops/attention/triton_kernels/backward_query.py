@@ -39,7 +39,7 @@ def block_gradients(
     DIM_V: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr,
     SOFTCAP: tl.constexpr, FOLDED: tl.constexpr, PRECISION: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile of rows and a block of keys: gradients of biased logits and of scaled products, and the visible pairs."""
+    """Of rows and a block of keys: gradients of biased logits, those of scaled products, the visible pairs."""
     local = first + tl.arange(0, KEYS)
     inside = None if FULL else local < source.length
     values = load_rows(source.value_data, local, source.value_row, inside, DIM_V, PADDED_V)
@@ -80,7 +80,8 @@ def add_block(
     if FULL:
         return tl.dot(slopes.to(keys.dtype), keys, gradient, input_precision=PRECISION)
     else:
-        return isolated_product(slopes, seen, keys, gradient, PRECISION)
+        at = source.key_data + tl.cast(first, tl.int64) * source.key_row
+        return isolated_product(slopes, seen, keys, gradient, at, source.key_row, source.length - first, DIM, PRECISION)
 
 
 @triton.jit

@@ -3,10 +3,10 @@
     out = dropout(softmax(scale q k^T + bias, masked)) v        lse = log sum exp of the same logits
 
 A program owns a tile of HEIGHT query rows and walks the blocks of KEYS keys between the first and the last that one of
-its rows sees, in chunks of CHUNK keys of a segment. Blocks that every row sees whole have no element test; a block that
-no row sees is not loaded. A chunk starts from an empty state and the chunks of a row are merged in order: a program that
-walks them all keeps the merged state in device memory in between, programs that have a chunk each leave it there for
-`attention_merge`. Both ways give the same bits.
+its rows sees, in chunks of CHUNK keys of a segment. Blocks that every row sees whole have no element test; a block
+that no row sees is not loaded. A chunk starts from an empty state and the chunks of a row are merged in order: a
+program that walks them all keeps the merged state in device memory in between, programs that have a chunk each leave
+it there for `attention_merge`. Both ways give the same bits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def add_block(
         total = tl.dot(weights.to(values.dtype), values, total, input_precision=PRECISION)
     else:
         weights = tl.where(seen, weights, 0.0)
-        total = isolated_product(weights, seen, values, total, PRECISION)
+        at = source.value_data + tl.cast(first, tl.int64) * source.value_row
+        total = isolated_product(
+            weights, seen, values, total, at, source.value_row, source.length - first, DIM_V, PRECISION
+        )
     return new_max, row_sum, total
 
 
@@ -270,9 +273,7 @@ def attention_forward(
         tl.debug_barrier()
         row_max, row_sum, total = load_state(states, program, chunks * HEIGHT, HEIGHT, PADDED_V)
     if not SPLIT:
-        write_rows(
-            out, lse, place, rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED, VARLEN
-        )
+        write_rows(out, lse, place, rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED, VARLEN)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)

@@ -130,8 +130,8 @@ def source_of(segments, lengths, offsets, shape, segment, batch, head, first_k, 
     if shape.cu_k is not None:
         length = len_k
     return Source(
-        chosen(segments.key_data, segment) + key_at, key_row, chosen(segments.value_data, segment) + value_at, value_row,
-        length, chosen(offsets, segment), segment,
+        chosen(segments.key_data, segment) + key_at, key_row, chosen(segments.value_data, segment) + value_at,
+        value_row, length, chosen(offsets, segment), segment,
     )  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def pair_gradients(
     products, grad_weights, statistics, seen, added, kept, keep_scale, scale, softcap,
     SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
-    """Of pairs: the weights after dropout (without `keep_scale`), the gradients of biased logits, and of scaled products.
+    """Of pairs: weights after dropout (without `keep_scale`), gradients of biased logits, and of scaled products.
 
     statistics: of rows, broadcasting against the pairs; seen: None where all are; kept: None without dropout.
     """

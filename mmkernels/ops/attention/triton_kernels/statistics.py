@@ -14,7 +14,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mmkernels.ops.attention.triton_kernels.forward import find_chunk
 from mmkernels.ops.attention.triton_kernels.pairs import (
     Rows,
     Statistics,

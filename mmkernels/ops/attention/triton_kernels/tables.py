@@ -17,7 +17,7 @@ TABLE = Path(__file__).with_name("tables.json")
 
 
 class Tile(NamedTuple):
-    """`height`: query rows of a tile; `keys`: of a block; `chunk`: keys, or in the key pass rows, of a chain of sums."""
+    """`height`: query rows of a tile; `keys`: of a block; `chunk`: keys of a chain of sums of the forward."""
 
     height: int
     keys: int
