@@ -12,10 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
+
+from mmkernels.ops.attention.triton_kernels import tables
+from tests.device.attention import array
+from tests.device.ptx import Module
 
 NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8", torch.int32: "*i32",
@@ -140,3 +145,57 @@ def _assembled(ptx: str, arch: str) -> str:
         file.flush()
         command = [tool, "-v", "--fmad=false", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+# ---- run by the PTX interpreter ----
+
+
+class PtxKernel:
+    """In a kernel's place: compiles each launch and runs its PTX on the CPU tensors it is given."""
+
+    def __init__(self, kernel: Any, arch: str, seed: int) -> None:
+        self.kernel, self.arch, self.seed = kernel, arch, seed
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*args: Any, **options: Any) -> None:
+            compiled = Launch(self.kernel, grid, args, options).compiled(target_of(self.arch))
+            module = Module(compiled.asm["ptx"])
+            name = compiled.metadata.name
+            given = list(_flat(args, self._specialised(), ()))
+            given += [np.uint64(0)] * (len(module.kernel(name).parameters) - len(given))  # scratch that nobody uses
+            threads = 32 * compiled.metadata.num_warps
+            module.launch(name, (*grid, 1, 1)[:3], (threads, 1, 1), compiled.metadata.shared, given, self.seed)
+
+        return launch
+
+    def _specialised(self) -> frozenset[int]:
+        return frozenset(i for i, parameter in enumerate(self.kernel.params) if not parameter.do_not_specialize)
+
+
+def _flat(value: Any, specialised: frozenset[int], path: tuple[int, ...]) -> Iterator[Any]:
+    """Arguments as PTX parameters take them, without those that became constants."""
+    if isinstance(value, tuple):
+        for i, part in enumerate(value):
+            yield from _flat(part, specialised, (*path, i))
+    elif isinstance(value, torch.Tensor):
+        yield array(value)
+    elif isinstance(value, float):
+        yield np.float32(value)
+    elif value is not None and not (value == 1 and path[0] in specialised):
+        yield np.int32(value) if value < 2**31 else np.int64(value)
+
+
+@contextmanager
+def in_ptx(host: ModuleType, arch: str, tile: tables.Tile, seed: int = 0) -> Iterator[None]:
+    """The kernels of a host module run as PTX of an architecture meanwhile, all with one tile."""
+    kernels = {name: value for name, value in vars(host).items() if isinstance(value, triton.JITFunction)}
+    before = host.tables.tile
+    host.tables.tile = lambda *_: tile
+    for name, kernel in kernels.items():
+        setattr(host, name, PtxKernel(kernel, arch, seed))
+    try:
+        yield
+    finally:
+        host.tables.tile = before
+        for name, kernel in kernels.items():
+            setattr(host, name, kernel)
