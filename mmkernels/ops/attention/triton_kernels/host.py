@@ -57,6 +57,14 @@ def options(arch: str, tile: tables.Tile) -> dict[str, Any]:
     return chosen | ({"matrix_instr_nonkdim": 16} if arch.startswith("gfx") else {})
 
 
+def size_of(call: Lowered, few: bool = False) -> str:
+    """The size class of a call in the table."""
+    folded = calls.flags(call)["FOLDED"]
+    if not folded or call.visible is not None or call.seed is not None:
+        return "general"
+    return "few" if few else "many"
+
+
 class Plan(NamedTuple):
     """The programs of a launch over tiles of query rows."""
 
@@ -74,7 +82,7 @@ def plan_rows(call: Lowered, described: calls.Call, device: Device, op: str) -> 
     rows = shape.len_q / max(shape.batch, 1) if packed else shape.len_q
     few = rows <= FEW_ROWS
     width = max(calls.padded(call.query.shape[-1]), calls.padded(call.values[0].shape[-1]))
-    tile = tables.tile(device.arch, op, call.query.dtype, width, few)
+    tile = tables.tile(device.arch, op, call.query.dtype, width, size_of(call, few))
     pack = shape.group if few else 1
     tiles = -(-shape.len_q * pack // tile.height) + (shape.batch if packed else 0)
     programs = tiles * (shape.heads // pack) * (1 if packed else shape.batch)
@@ -205,7 +213,10 @@ class Backward:
             value = values[segment] if values else None
             if length == 0:
                 continue
-            together = key is None or value is None or self.packed or key.shape[0] == value.shape[0]
+            # Above 128 features the registers do not hold both sums.
+            narrow = max(self.width["PADDED"], self.width["PADDED_V"]) <= 128
+            same = self.packed or key is None or value is None or key.shape[0] == value.shape[0]
+            together = key is None or value is None or (narrow and same)
             for pair in [(key, value)] if together else [(key, None), (None, value)]:
                 self._keys_of_segment(segment, length, *pair)
 
@@ -242,7 +253,7 @@ class Backward:
 
     def _tile(self, op: str) -> tables.Tile:
         width = max(self.width["PADDED"], self.width["PADDED_V"])
-        return tables.tile(self.device.arch, op, self.call.query.dtype, width, False)
+        return tables.tile(self.device.arch, op, self.call.query.dtype, width, size_of(self.call))
 
     def _row_tiles(self, op: str, batches: int | None = None) -> tuple[tables.Tile, int, int]:
         """The tile of an op that owns rows, the number of tiles of a head, and the programs."""

@@ -1,7 +1,7 @@
-"""Which tiles a device gets: tables.json, by architecture, op, bytes of a number, head dim and number of rows.
+"""Which tiles a device gets: tables.json, by architecture, op, bits of a number, head dim and size of the call.
 
-The number of keys of a block and of a chunk decide a row's bits: they depend on architecture, op, dtype and head dim
-alone. Height, warps and stages may be tuned for many and for few rows.
+What decides a row's bits is `fixed` for an architecture, op, dtype and head dim: the keys of a block and of a chunk, and
+in the key pass the rows of a tile. The other sizes may be tuned for a size of calls.
 """
 
 from __future__ import annotations
@@ -33,24 +33,28 @@ def table() -> dict[str, Any]:
 
 
 def architectures() -> list[str]:
-    """Those that have entries of their own."""
+    """Those that have entries."""
     return [name for name in table() if name != "interpreter"]
 
 
 def known(arch: str) -> str:
-    """The architecture whose entries serve one: itself, or the one that asks least of its kind."""
+    """The architecture whose entries serve one: itself, or the one of its kind that asks least of a device."""
     if arch in table():
         return arch
     if not arch.startswith("sm_"):
         return "gfx90a"
     number = int(arch.removeprefix("sm_"))
-    # What has the shared memory of sm_80, and what has the least of all.
-    return "sm_80" if number == 87 else "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_120"
+    return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
 
 
 @functools.cache
-def tile(arch: str, op: str, dtype: torch.dtype, width: int, few: bool) -> Tile:
-    """The tile for head dims of up to `width`, a power of two from 16 on."""
-    entry = table()[arch][op][f"{dtype.itemsize * 8} bit"][str(max(width, 32))]
-    sizes = entry["few" if few and "few" in entry else "many"]
-    return Tile(sizes["height"], entry["keys"], entry["chunk"], sizes["warps"], sizes["stages"])
+def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
+    """The tile for head dims of up to `width`, a power of two from 16 on.
+
+    size: "many" or "few" rows of a plain call; "general": with bias, dense mask, softcap or dropout.
+    """
+    entries = table()[arch]
+    if isinstance(entries, str):  # as another architecture
+        return tile(entries, op, dtype, width, size)
+    entry = entries[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
+    return Tile(**entry["fixed"], **entry.get(size, entry["many"]))
