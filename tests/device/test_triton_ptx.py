@@ -15,8 +15,8 @@ from tests.device.triton_interpreter import interpreted
 from tests.tolerance import Expectation
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmkernels.ops.attention.triton_kernels import host, tables  # noqa: E402
-from tests.device.triton_compile import in_ptx  # noqa: E402
+from mmkernels.ops.attention.triton_kernels import host, tables
+from tests.device.triton_compile import in_ptx
 
 TILE = tables.Tile(height=16, keys=32, chunk=64, warps=1, stages=2)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmkernels.ops.attention.lowered import Lowered, empty_lse  # noqa: E402
-from mmkernels.ops.attention.triton_kernels import host, tables  # noqa: E402
-from tests.device.triton_compile import recorded, target_of, usage  # noqa: E402
+from mmkernels.ops.attention.lowered import Lowered, empty_lse
+from mmkernels.ops.attention.triton_kernels import host, tables
+from tests.device.triton_compile import recorded, target_of, usage
 
 OPS = ("forward", "statistics", "backward_query", "backward_keys", "backward_bias")
 SIZES = ("many", "few", "general")

@@ -6,12 +6,15 @@ check of the conformance suite, run on it unchanged. bf16 is not for it: its pro
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,12 +26,41 @@ from mmkernels import backend as backends
 from mmkernels.ops.attention import native_call, triton
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered
+from tools.ninja_rules import ROOT
 
 PACKAGE = "mmkernels.ops.attention.triton_kernels"
 OURS = ("mmkernels.triton_blocks", PACKAGE)
 
 
-def load() -> ModuleType:
+@dataclass(frozen=True)
+class Bug:
+    """One change of the text of a module of ours."""
+
+    module: str
+    old: str
+    new: str
+
+    def planted(self) -> ModuleType:
+        """The module with the bug, in its place."""
+        name = "mmkernels.triton_blocks" if self.module == "triton_blocks" else f"{PACKAGE}.{self.module}"
+        source = importlib.util.find_spec(name)
+        assert source is not None and source.origin is not None
+        text = Path(source.origin).read_text()
+        assert text.count(self.old) == 1, f"{self.module} has {self.old!r} {text.count(self.old)} times"
+        changed = text.replace(self.old, self.new)
+        folder = ROOT / "build" / "planted" / "triton"  # kept: the interpreter reads a function's source when it runs
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.module}_{hashlib.sha256(changed.encode()).hexdigest()[:16]}.py"
+        path.write_text(changed)
+        specification = importlib.util.spec_from_file_location(name, path)
+        assert specification is not None and specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[name] = module
+        specification.loader.exec_module(module)
+        return module
+
+
+def load(bug: Bug | None = None) -> ModuleType:
     """The host module above interpreted kernels: a second copy of triton and of ours, of which nobody else knows.
 
     Triton decides on import, for its own library too, whether functions are compiled or interpreted, and other tests of
@@ -44,6 +76,8 @@ def load() -> ModuleType:
         del sys.modules[name]
     os.environ["TRITON_INTERPRET"] = "1"
     try:
+        if bug is not None:
+            bug.planted()
         host = importlib.import_module(f"{PACKAGE}.host")
         patch_once(sys.modules["triton.runtime.interpreter"])
         sum_exactly(sys.modules["triton.runtime.interpreter"])
