@@ -1,7 +1,7 @@
 """Which tiles a device gets: tables.json, by architecture, op, bits of a number, head dim and size of the call.
 
-What decides a row's bits is `fixed` for an architecture, op, dtype and head dim: the keys of a block and of a chunk, and
-in the key pass the rows of a tile. The other sizes may be tuned for a size of calls.
+What decides a row's bits is `fixed` for an architecture, op, dtype and head dim: the keys of a block and of a chunk,
+and in the key pass the rows of a tile. The other sizes may be tuned for a size of calls.
 """
 
 from __future__ import annotations
