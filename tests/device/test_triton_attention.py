@@ -17,8 +17,24 @@ from tests.device.triton_interpreter import interpreted
 from tests.tolerance import Expectation, same_bits
 
 DTYPES = [torch.float32, torch.float16]
+SLOW_DTYPES = [
+    pytest.param(torch.float32, marks=pytest.mark.slow),
+    pytest.param(torch.float16, marks=pytest.mark.nightly),
+]
 QUICK = ("CLIP text 77", "key bias")
-NIGHTLY = ("joint 512+4096 D128", "mllama vision padding", "everything", "packed causal dropout bias", "window 2048")
+NIGHTLY = (
+    "joint 512+4096 D128",
+    "mllama vision padding",
+    "everything",
+    "packed causal dropout bias",
+    "window 2048",
+    "T5 512 relative bias",
+    "ALiBi 577 causal",
+    "packed captions on patches",
+    "packed images D80",
+    "prefix 320",
+)
+"""Half a minute and more: the interpreter spends a tenth of a millisecond on every operation."""
 SOFT = {"softcap": 2.0, "dropout_p": 0.2, "seed": 7}
 
 
@@ -79,8 +95,7 @@ def test_head_dims(triton_host, dims):
     check(triton_host, plain_inputs(20, [90], torch.float32, heads=1, dim=dim, dim_v=dim_v))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", SLOW_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 4, 70, 90), (1, 1, 70, 90), (2, 1, 1, 90), (1, 4, 70, 1), (1, 1, 1, 1)], ids=str)
 def test_dense_bias(triton_host, dtype, shape):
     inputs = plain_inputs(70, [90], dtype, batch=2, heads=4, heads_k=2, dim=32)
@@ -148,8 +163,7 @@ def test_bits_do_not_depend_on_the_batch_or_the_packing(triton_host):
         same_bits(name, found[name], packed(whole[name]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", SLOW_DTYPES, ids=str)
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "general"])
 def test_isolation(triton_host, dtype, poison, bias):

@@ -143,7 +143,17 @@ def _assembled(ptx: str, arch: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [tool, "-v", "--fmad=false", f"--gpu-name={name}", file.name, "-o", "/dev/null"]
+        command = [
+            tool,
+            "-v",
+            "-lineinfo",
+            "--fmad=false",
+            "--regAllocOptLevel=2",
+            f"--gpu-name={name}",
+            file.name,
+            "-o",
+            "/dev/null",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
