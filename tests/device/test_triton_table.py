@@ -79,11 +79,36 @@ def check(arch, dtype, dim, general=False):
         assert found.spilled == 0, f"{launch.name}: {found}"
         assert found.shared <= SHARED[arch] * 1024, f"{launch.name}: {found}"
         multiplies = launch.name != "attention_delta" and (dtype != torch.float32 or arch.startswith("gfx"))
-        if multiplies and not general:
-            assert wanted in found.matrix, f"{launch.name}: {found}"
+        if multiplies:  # tiles too low for products of warp groups have those of a warp
+            low = arch in ("sm_90", "sm_100") and (general or dim > 64)
+            assert found.matrix if low else wanted in found.matrix, f"{launch.name}: {found}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942"])
 def test_compiled(arch):
     check(arch, torch.bfloat16, 64)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("arch", "dtype", "dim", "general"),
+    [
+        ("sm_100", torch.bfloat16, 64, False),
+        ("sm_120", torch.bfloat16, 64, False),
+        ("gfx90a", torch.bfloat16, 64, False),
+        ("sm_90", torch.bfloat16, 64, True),
+        ("gfx942", torch.bfloat16, 64, True),
+        ("sm_80", torch.bfloat16, 64, True),
+        ("sm_80", torch.bfloat16, 128, False),
+        ("sm_80", torch.bfloat16, 256, False),
+        ("sm_90", torch.bfloat16, 256, False),
+        ("gfx942", torch.bfloat16, 128, False),
+        ("gfx942", torch.float32, 64, False),
+        ("sm_90", torch.bfloat16, 128, False),
+        ("sm_80", torch.float32, 64, False),
+    ],
+    ids=str,
+)
+def test_compiled_more(arch, dtype, dim, general):
+    check(arch, dtype, dim, general)
