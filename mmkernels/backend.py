@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mmkernels import _native, _native_cuda
+from mmkernels import _native, _native_cuda, _triton
 
 NAMES = ("cpu", "cuda", "triton", "reference")
 """Every backend, whatever the device."""
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the C++ kernels take."""
+"""What the C++ and the Triton kernels take."""
 
 
 def why_not_native(problem: Problem, other: str) -> list[str]:
@@ -55,6 +55,11 @@ def why_not_native(problem: Problem, other: str) -> list[str]:
 def why_not_native_cuda(problem: Problem, other: str) -> list[str]:
     """What keeps any of the C++ kernels for GPUs from a problem."""
     return _native_cuda.why_not_on(problem.device) + _why_not_dtypes(problem, other)
+
+
+def why_not_triton(problem: Problem, other: str) -> list[str]:
+    """What keeps any of the Triton kernels from a problem."""
+    return _triton.why_not_on(problem.device) + _why_not_dtypes(problem, other)
 
 
 def _why_not_dtypes(problem: Problem, other: str) -> list[str]:
@@ -238,7 +243,11 @@ def _unavailable(module: ModuleType | None, name: str) -> list[str]:
     unavailable = tuple(getattr(module, "UNAVAILABLE", ()))
     if unavailable:
         return list(unavailable)
-    reason = {"cpu": _native.why_not_loaded, "cuda": _native_cuda.why_not_here()}.get(name)
+    reason = {
+        "cpu": _native.why_not_loaded,
+        "cuda": _native_cuda.why_not_here(),
+        "triton": _triton.why_not_here(),
+    }.get(name)
     return [] if reason is None else [reason]
 
 

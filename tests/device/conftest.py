@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.device import triton_interpreter
 from tools import native
 
 
@@ -21,3 +22,10 @@ def emulator() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def triton_host() -> ModuleType:
+    """The host side of the Triton attention kernels, which are interpreted."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    return triton_interpreter.load()

@@ -19,7 +19,7 @@ def forward(entry: Callable[..., Any], call: Lowered, with_lse: bool) -> tuple[T
     out = empty_like_query(call.query, call.values[0].shape[-1])
     lse = empty_lse(call.query, call.cu_seqlens_q is not None) if with_lse else None
     try:
-        entry(*_readable(call), out, lse)
+        entry(*readable(call), out, lse)
     except RuntimeError as error:
         _native.reraise(error)
     return out, lse
@@ -40,13 +40,13 @@ def backward(
             grad.zero_()
         return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
     try:
-        entry(grad_out, grad_lse, *_readable(call), out, lse, query, keys, values, bias)
+        entry(grad_out, grad_lse, *readable(call), out, lse, query, keys, values, bias)
     except RuntimeError as error:
         _native.reraise(error)
     return query[0] if needs[0] else out.new_empty((0,)), keys, values, bias
 
 
-def _readable(call: Lowered) -> Lowered:
+def readable(call: Lowered) -> Lowered:
     """The call with operands whose last axis is dense; nothing is copied where it is already."""
     if _unit_strides(call):
         return call

@@ -163,7 +163,8 @@ def _line_breaks(text: str) -> list[int]:
 def declaration(text: str) -> Declaration:
     """A variable or parameter. An array without a size (dynamic shared memory) has size 0."""
     head, _, initial = text.partition("=")
-    align = re.search(r"\.align\s+(\d+)", head)
+    # What stands behind .ptr is said of the memory that a pointer points to.
+    align = re.search(r"\.align\s+(\d+)", head.partition(".ptr")[0])
     words = re.sub(r"\.(align|ptr)\s+\d+|\.ptr\b|\.attribute\([^)]*\)", " ", head).strip()
     found = re.search(rf"({_NAME})\s*((?:\[\s*\d*\s*\]\s*)*)$", words)
     if found is None:

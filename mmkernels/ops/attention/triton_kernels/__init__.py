@@ -1,0 +1,1 @@
+"""Triton kernels of attention. The modules here import triton; ``call`` does not."""

@@ -1,0 +1,60 @@
+"""Which tiles a device gets: tables.json, by architecture, op, bits of a number, head dim and size of the call.
+
+What decides a row's bits is `fixed` for an architecture, op, dtype and head dim: the keys of a block and of a chunk,
+and in the key pass the rows of a tile. The other sizes may be tuned for a size of calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+TABLE = Path(__file__).with_name("tables.json")
+
+
+class Tile(NamedTuple):
+    """`height`: query rows of a tile; `keys`: of a block; `chunk`: keys of a chain of sums of the forward."""
+
+    height: int
+    keys: int
+    chunk: int
+    warps: int
+    stages: int
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The file."""
+    return json.loads(TABLE.read_text())
+
+
+def architectures() -> list[str]:
+    """Those that have entries."""
+    return [name for name in table() if name != "interpreter"]
+
+
+def known(arch: str) -> str:
+    """The architecture whose entries serve one: itself, or the one of its kind that asks least of a device."""
+    if arch in table():
+        return arch
+    if not arch.startswith("sm_"):
+        return "gfx90a"
+    number = int(arch.removeprefix("sm_"))
+    return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
+
+
+@functools.cache
+def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
+    """The tile for head dims of up to `width`, a power of two from 16 on.
+
+    size: "many" or "few" rows of a plain call; "general": with bias, dense mask, softcap or dropout.
+    """
+    entries = table()[arch]
+    if isinstance(entries, str):  # as another architecture
+        return tile(entries, op, dtype, width, size)
+    entry = entries[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
+    return Tile(**entry["fixed"], **entry.get(size, entry["many"]))
