@@ -53,7 +53,7 @@ def test_source_archive_holds_all_that_a_build_needs(sdist):
     held = {str(path.relative_to(sdist)) for path in sdist.rglob("*") if path.is_file()}
     for name in ("csrc", "tools", "mmkernels"):
         for path in (ROOT / name).rglob("*"):
-            if path.suffix in {".h", ".cpp", ".py", ".cuh", ".cu"}:
+            if path.suffix in {".h", ".cpp", ".py", ".cuh", ".cu", ".map", ".json"}:
                 assert str(path.relative_to(ROOT)) in held
     assert {"LICENSE", "NOTICE", "constraints.txt", "Makefile", "docs/building.md"} <= held
     assert not [name for name in held if name.endswith((".so", ".o", ".pyc"))]
@@ -102,8 +102,8 @@ def test_wheel(sdist, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mmkernels"}
     assert [name for name in names if name.endswith(".so")] == ["mmkernels/_C.abi3.so"]
-    package = {str(path.relative_to(sdist)) for path in (sdist / "mmkernels").rglob("*.py")}
-    assert package == {name for name in names if name.endswith(".py")}
+    package = {str(path.relative_to(sdist)) for kind in ("*.py", "*.json") for path in (sdist / "mmkernels").rglob(kind)}
+    assert package == {name for name in names if name.endswith((".py", ".json")) and ".dist-info/" not in name}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
     installed = tmp_path / "installed"
