@@ -64,6 +64,9 @@ struct AttentionBackwardKeys {
   MMK_DEVICE QueryTile grad_out(int stage) const { return {query(stage).base + QueryTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
+  /// The plain kernel has the rows' shifts times -log2(e), and of every two rows -delta as the products start from it.
+  MMK_DEVICE Shared shift_at(int row) const { return memory + (kStatisticsBytes + 4 * row); }
+  MMK_DEVICE Shared deltas_at(int row) const { return memory + (kStatisticsBytes + 4 * kChunkRows + 8 * row); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
@@ -121,7 +124,7 @@ struct AttentionBackwardKeys {
     const int first = place.tile * kRows, count = length - first;
     const auto copy = [&](KeyTile tile, const TensorView& view, int64_t dim) {
       const Global<const T> data = rows_of<T>(view, place.at.batch, place.head, place.at.key_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(key(), segment.key, p.dim_qk);
     if constexpr (kKey) copy(value(), segment.value, p.dim_v);
@@ -131,10 +134,21 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
       const Global<const T> data = rows_of<T>(view, place.at.batch, place.at.head, place.at.query_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, place.at.len_q - first);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, place.at.len_q - first);
     };
     copy(query(stage), p.query, p.dim_qk);
     copy(grad_out(stage), p.grad_out, p.dim_v);
+  }
+
+  MMK_DEVICE void store_statistics(int row, const RowStatistics& statistics) const {
+    if constexpr (kGeneral) {
+      store(statistics_at(row), statistics);
+    } else {
+      store(shift_at(row), -statistics.shift * kLog2E);
+      const Shared own = deltas_at(row / 2 * 2) + row % 2 * 4;
+      store(own, -statistics.delta);
+      store(own + 8, -statistics.delta);
+    }
   }
 
   /// Puts what the rows from `start` on see, and their statistics, into shared memory; which tiles some of them see
@@ -148,7 +162,7 @@ struct AttentionBackwardKeys {
       const QueryRow row{place.at.head, start + i, start + i < place.at.len_q};
       const Interval sees = interval_of(call, place.at, place.segment, row, length);
       store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
-      store(statistics_at(i), statistics_of(call, place.at, row));
+      store_statistics(i, statistics_of(call, place.at, row));
       const uint32_t tile = 1u << i / kQueries;
       if (larger(sees.start, first) < smaller(sees.stop, last)) own.some |= tile;
       if (sees.start > first || sees.stop < last) own.full &= ~tile;
@@ -179,7 +193,7 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     const int group = lane_index() / 4, pair = lane_index() % 4 * 2, own = warp_index() * 16 + group;
     uint32_t kept = 0xffffffffu;
-    if (kGeneral && p.dropout.active) {
+    if (p.dropout.active) {
       const Dropout& d = p.dropout;
       kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(place.at.head + d.offset[1]),
                                     start + tile * kQueries + d.offset[2],
@@ -191,16 +205,38 @@ struct AttentionBackwardKeys {
       for (int e = 0; e < 2; ++e) {
         const int column = 8 * n + pair + e;
         const RowStatistics row = load<RowStatistics>(statistics_at(tile * kQueries + column));
-        Interval sees{};
-        if constexpr (!kFull && !kGeneral) sees = load<SeenRow>(info_at(tile * kQueries + column)).sees;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int local = place.tile * kRows + own + 8 * r, j = 2 * r + e;
-          float addend = 0.0f;
-          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(own + 8 * r, column));
-          const bool hidden = kGeneral ? addend == -INFINITY : local < sees.start || local >= sees.stop;
-          pair_step<kGeneral, !kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, hidden,
-                                      (kept >> (4 * n + j) & 1) != 0);
+          const int j = 2 * r + e;
+          const float addend = kFull ? 0.0f : load<float>(addend_at(own + 8 * r, column));
+          pair_step<!kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, addend == -INFINITY,
+                            (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  /// The same of the plain kernel.
+  template <bool kFull>
+  MMK_DEVICE void finish_plain(Pairs& s, Pairs& dp, int tile) const {
+    struct alignas(8) Two {
+      float x[2];
+    };
+    const int pair = lane_index() % 4 * 2, own = place.tile * kRows + warp_index() * 16 + lane_index() / 4;
+    const float log2_scale = call.problem.scale * kLog2E;
+#pragma unroll
+    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+      const int first = tile * kQueries + 8 * n + pair;
+      const Two shift = load<Two>(shift_at(first));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        Interval sees{};
+        if constexpr (!kFull) sees = load<SeenRow>(info_at(first + e)).sees;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int key = own + 8 * r, j = 2 * r + e;
+          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], shift.x[e],
+                                  key < sees.start || key >= sees.stop);
         }
       }
     }
@@ -209,16 +245,32 @@ struct AttentionBackwardKeys {
   template <bool kFull>
   MMK_DEVICE void step(int stage, int start, int tile) {
     Pairs s, dp;
-    if constexpr (kKey) {
-      rows_by_rows(dp, value(), warp_index() * 16, grad_out(stage));
-    } else {
-      dp.clear();
-    }
+    start_gradients(dp, tile);
+    if constexpr (kKey) rows_by_rows<true>(dp, value(), warp_index() * 16, grad_out(stage));
     rows_by_rows(s, key(), warp_index() * 16, query(stage));
-    if constexpr (kGeneral && !kFull) stage_addends(tile);
-    finish<kFull>(s, dp, start, tile);
+    if constexpr (kGeneral) {
+      if constexpr (!kFull) stage_addends(tile);
+      finish<kFull>(s, dp, start, tile);
+    } else {
+      finish_plain<kFull>(s, dp, tile);
+    }
     if constexpr (kValue) accumulate<!kFull>(grad_value, s, grad_out(stage));
     if constexpr (kKey) accumulate<!kFull>(grad_key, dp, query(stage));
+  }
+
+  /// What the sums of dP start from: 0, or -delta in the plain kernel.
+  MMK_DEVICE void start_gradients(Pairs& dp, int tile) const {
+    struct alignas(16) Four {
+      float x[4];
+    };
+    dp.clear();
+    if constexpr (kGeneral || !kKey) return;
+#pragma unroll
+    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+      const Four deltas = load<Four>(deltas_at(tile * kQueries + 8 * n + lane_index() % 4 * 2));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) dp.at[0][n][j] = deltas.x[j];
+    }
   }
 
   /// The tiles of the rows from `start` on of one head; false where none of them sees any of the keys.
@@ -230,19 +282,26 @@ struct AttentionBackwardKeys {
     grad_value.clear();
     copy_tile(0, start + lowest_bit(left) * kQueries);
     commit_copies();
-    for (int stage = 0; left != 0; stage ^= 1) {
+    int stage = 0;
+    const auto next = [&] {
       wait_copies<0>();
       sync_block();
-      const uint32_t bit = left & -left;
       const int tile = lowest_bit(left);
-      left ^= bit;
+      left &= left - 1;
       if (left != 0) copy_tile(stage ^ 1, start + lowest_bit(left) * kQueries);
       commit_copies();
-      if ((all.full & bit) != 0) {
+      return tile;
+    };
+    while (left != 0) {
+      while ((all.full & left & -left) != 0) {
+        const int tile = next();
         step<true>(stage, start, tile);
-      } else {
-        step<false>(stage, start, tile);
+        stage ^= 1;
       }
+      if (left == 0) break;
+      const int tile = next();
+      step<false>(stage, start, tile);
+      stage ^= 1;
     }
     return true;
   }

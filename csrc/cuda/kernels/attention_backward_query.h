@@ -17,7 +17,7 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// kGeneral: with softcap, bias, dense mask, dropout, or a scale that is not positive.
+/// kGeneral: with softcap, bias, dense mask, dropout, a scale that is not positive, or rows that lack whole chunks (tile.h).
 template <class T_, int kDim_, int kWarps_, int kKeys_, bool kGeneral_>
 struct AttentionBackwardQuery {
   using T = T_;
@@ -41,7 +41,7 @@ struct AttentionBackwardQuery {
   DropoutKey dropout;
   bool dense_mask;
   Shared memory;
-  RowStatistics statistics[2];
+  RowStatistics statistics[2];  // plain: shift times -log2(e), and -delta
   Gradient gradient;
 
   MMK_DEVICE explicit AttentionBackwardQuery(const AttentionBackwardCall& c) : call(c) {}
@@ -65,7 +65,7 @@ struct AttentionBackwardQuery {
     const int first = place.tile * kRows, count = place.len_q - first;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
       const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(query(), p.query, p.dim_qk);
     copy(grad_out(), p.grad_out, p.dim_v);
@@ -76,15 +76,17 @@ struct AttentionBackwardQuery {
     if constexpr (kGeneral) dropout = DropoutKey::of(call.problem.dropout, place.batch);
     copy_queries();
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
+    for (int r = 0; r < 2; ++r) {
       statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
+      if constexpr (!kGeneral) statistics[r].shift *= -kLog2E, statistics[r].delta = -statistics[r].delta;
+    }
   }
 
   using Source = KeySource<T>;
 
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
-    copy_rows<kThreads, false>(key(stage), source.keys, first, source.length - first);
-    copy_rows<kThreads, false>(value(stage), source.values, first, source.length - first);
+    copy_rows<kThreads, !kGeneral>(key(stage), source.keys, first, source.length - first);
+    copy_rows<kThreads, !kGeneral>(value(stage), source.values, first, source.length - first);
   }
 
   /// What the rows of this warp see of segment s.
@@ -131,7 +133,7 @@ struct AttentionBackwardQuery {
     const AttentionProblem& p = call.problem;
     const int pair = lane_index() % 4 * 2;
     uint32_t kept = 0xffffffffu;
-    if (kGeneral && p.dropout.active) {
+    if (p.dropout.active) {
       const Dropout& d = p.dropout;
       const auto dropout_row = [&](int r) {
         const SeenRow row = info(r);
@@ -142,19 +144,35 @@ struct AttentionBackwardQuery {
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      Interval sees{};
-      if constexpr (!kFull && !kGeneral) sees = info(r).sees;
 #pragma unroll
       for (int n = 0; n < Pairs::kColumnTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int column = 8 * n + pair + e, j = 2 * r + e;
-          float addend = 0.0f;
-          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(row_in_tile(r), column));
-          const bool hidden =
-              kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
-          pair_step<kGeneral, !kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
-                                              (kept >> (4 * n + j) & 1) != 0);
+          const int j = 2 * r + e;
+          const float addend = kFull ? 0.0f : load<float>(addend_at(row_in_tile(r), 8 * n + pair + e));
+          pair_step<!kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, addend == -INFINITY,
+                                    (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  /// The same of the plain kernel.
+  template <bool kFull>
+  MMK_DEVICE void finish_plain(Pairs& s, Pairs& dp, int first) const {
+    const int pair = lane_index() % 4 * 2;
+    const float log2_scale = call.problem.scale * kLog2E;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      Interval sees{};
+      if constexpr (!kFull) sees = info(r).sees;
+#pragma unroll
+      for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = first + 8 * n + pair + e, j = 2 * r + e;
+          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], statistics[r].shift,
+                                  key < sees.start || key >= sees.stop);
         }
       }
     }
@@ -163,10 +181,22 @@ struct AttentionBackwardQuery {
   template <bool kFull>
   MMK_DEVICE void step(const Source& source, int stage, int first) {
     Pairs s, dp;
-    rows_by_rows(dp, grad_out(), warp_index() * 16, value(stage));
+    if constexpr (kGeneral) {
+      dp.clear();
+    } else {
+#pragma unroll
+      for (int n = 0; n < Pairs::kColumnTiles; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) dp.at[0][n][j] = statistics[j / 2].delta;
+    }
+    rows_by_rows<true>(dp, grad_out(), warp_index() * 16, value(stage));
     rows_by_rows(s, query(), warp_index() * 16, key(stage));
-    if constexpr (kGeneral && !kFull) stage_addends(source, first);
-    finish<kFull, true>(s, dp, source, first);
+    if constexpr (kGeneral) {
+      if constexpr (!kFull) stage_addends(source, first);
+      finish<kFull, true>(s, dp, source, first);
+    } else {
+      finish_plain<kFull>(s, dp, first);
+    }
     accumulate<!kFull>(gradient, dp, key(stage));
   }
 
@@ -190,19 +220,27 @@ struct AttentionBackwardQuery {
     if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
     copy_block(source, 0, start + lowest_bit(left) * kKeys);
     commit_copies();
-    for (int stage = 0; left != 0; stage ^= 1) {
+    int stage = 0;
+    const auto next = [&] {
       wait_copies<0>();
       sync_block();
-      const uint32_t bit = left & -left;
       const int first = start + lowest_bit(left) * kKeys;
-      left ^= bit;
+      left &= left - 1;
       if (left != 0) copy_block(source, stage ^ 1, start + lowest_bit(left) * kKeys);
       commit_copies();
-      if ((all.full & bit) != 0) {
+      return first;
+    };
+    while (left != 0) {
+      while ((all.full & left & -left) != 0) {
+        const int first = next();
         step<true>(source, stage, first);
-      } else if ((own.some & bit) != 0) {
-        step<false>(source, stage, first);
+        stage ^= 1;
       }
+      if (left == 0) break;
+      const bool seen = (own.some & left & -left) != 0;
+      const int first = next();
+      if (seen) step<false>(source, stage, first);
+      stage ^= 1;
     }
     return true;
   }

@@ -14,7 +14,8 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// `general`: softcap, bias, dense mask, dropout, or a scale that is not positive.
+/// `general`: softcap, bias, dense mask, dropout, a scale that is not positive, rows without whole chunks, and all of fp32,
+/// whose products leave no time in which a difference would show.
 template <class T, int kDim, bool kGeneral>
 struct BackwardKernels {
   static constexpr int kBytes = kDim * static_cast<int>(sizeof(T));
@@ -29,6 +30,15 @@ struct BackwardKernels {
   using Rows = AttentionBackwardRows<T, kDim, kWarps, kColumns>;
   using Bias = AttentionBackwardBias<T, kDim, kWarps, kColumns>;
 };
+
+/// Calls f with the TypeOf a call's kernels.
+template <class T, int kDim, class F>
+void with_backward_kernels(const AttentionProblem& p, const F& f) {
+  if constexpr (sizeof(T) == 2) {
+    if (!is_general(p) && backward_whole_chunks(p)) return f(TypeOf<BackwardKernels<T, kDim, false>>{});
+  }
+  f(TypeOf<BackwardKernels<T, kDim, true>>{});
+}
 
 /// Calls f(TypeOf<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
 template <class Kernels, class Delta, class F>

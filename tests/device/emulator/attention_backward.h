@@ -34,11 +34,8 @@ template <class T>
 void run_backward(Run& run, AttentionArrays& arrays) {
   mmkernels::device::with_head_dim(mmkernels::device::attention_dim(arrays.problem), [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
-    if (mmkernels::device::is_general(arrays.problem)) {
-      run_backward_kernels<mmkernels::device::BackwardKernels<T, kDim, true>, T>(run, arrays);
-    } else {
-      run_backward_kernels<mmkernels::device::BackwardKernels<T, kDim, false>, T>(run, arrays);
-    }
+    mmkernels::device::with_backward_kernels<T, kDim>(
+        arrays.problem, [&](auto kernels) { run_backward_kernels<typename decltype(kernels)::Type, T>(run, arrays); });
   });
 }
 
