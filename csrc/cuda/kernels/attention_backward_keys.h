@@ -19,10 +19,19 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// The tile of keys of a block.
-struct KeyPlace {
-  Place at;  // of the present batch entry; head: the first that reads these keys
+/// The tile of keys of a block. Such things are in shared memory and read where they are needed: registers are for the sums.
+struct alignas(16) KeyPlace {
   int segment, head, tile, last_batch;
+};
+/// The keys of its segment.
+struct alignas(16) KeyRows {
+  int64_t first;  // of a packed sequence, in its tensor
+  int length, offset;
+};
+/// Where its sums rest, and whether there is a dense mask.
+struct alignas(16) KeyMemory {
+  int64_t rest;
+  int dense_mask, unused;
 };
 
 /// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
@@ -41,21 +50,23 @@ struct AttentionBackwardKeys {
 
   static constexpr int kRingBytes = 2 * KeyTile::kBytes + 4 * QueryTile::kBytes;
   static constexpr int kStatisticsBytes = kRingBytes + 16 * kChunkRows;  // after what the rows see
-  static constexpr int kInfoBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kPlaceBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kPlaceBytes + 48;
   static constexpr int kAddendStride = kQueries + 8;
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
 
   const AttentionBackwardCall& call;
-  KeyPlace place;
-  int length, offset;  // of the segment
-  DropoutKey dropout;
-  bool dense_mask;
+  Place at;  // the rows of the present batch entry and head
   Shared memory;
   Gradient grad_key, grad_value;
 
   MMK_DEVICE explicit AttentionBackwardKeys(const AttentionBackwardCall& c) : call(c) {}
 
+  MMK_DEVICE KeyPlace place() const { return load<KeyPlace>(memory + kPlaceBytes); }
+  MMK_DEVICE KeyRows keys() const { return load<KeyRows>(memory + (kPlaceBytes + 16)); }
+  MMK_DEVICE KeyMemory key_memory() const { return load<KeyMemory>(memory + (kPlaceBytes + 32)); }
+  MMK_DEVICE Global<float> rest() const { return global<float>(static_cast<void*>(call.scratch)) + key_memory().rest; }
   MMK_DEVICE KeyTile key() const { return {memory}; }
   MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
   MMK_DEVICE QueryTile query(int stage) const {
@@ -71,11 +82,11 @@ struct AttentionBackwardKeys {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
 
-  /// False beyond the last tile.
+  /// Puts the block's place into shared memory; false beyond the last tile.
   MMK_DEVICE bool find_place() {
     const AttentionProblem& p = call.problem;
     int64_t index = block_index_x();
-    Place& at = place.at;
+    KeyPlace place;
     at = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
     if (p.cu_k != nullptr) {
       place.segment = 0;
@@ -107,8 +118,15 @@ struct AttentionBackwardKeys {
         break;
       }
     }
-    length = segment_length(call, at, place.segment);
-    offset = static_cast<int>(call.segments[place.segment].offset);
+    if (thread_index() == 0) {
+      const bool dense_mask = kGeneral && has_dense_mask(p.mask);
+      store(memory + (kPlaceBytes + 32),
+            KeyMemory{static_cast<int64_t>(block_index_x()) * kStateNumbers, dense_mask ? 1 : 0, 0});
+      store(memory + kPlaceBytes, place);
+      store(memory + (kPlaceBytes + 16), KeyRows{at.key_first, segment_length(call, at, place.segment),
+                                                 static_cast<int>(call.segments[place.segment].offset)});
+    }
+    sync_block();
     return true;
   }
   /// Batch entries of the gradient; a launch that makes both has segments where they agree.
@@ -119,11 +137,12 @@ struct AttentionBackwardKeys {
   /// The tiles of keys in the present batch entry.
   MMK_DEVICE void begin() {
     const AttentionProblem& p = call.problem;
-    const Segment& segment = call.segments[place.segment];
-    if constexpr (kGeneral) dropout = DropoutKey::of(p.dropout, place.at.batch);
-    const int first = place.tile * kRows, count = length - first;
+    const KeyPlace own = place();
+    const KeyRows rows = keys();
+    const Segment& segment = call.segments[own.segment];
+    const int first = own.tile * kRows, count = rows.length - first;
     const auto copy = [&](KeyTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.at.batch, place.head, place.at.key_first);
+      const Global<const T> data = rows_of<T>(view, at.batch, own.head, rows.first);
       copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(key(), segment.key, p.dim_qk);
@@ -133,8 +152,8 @@ struct AttentionBackwardKeys {
   MMK_DEVICE void copy_tile(int stage, int first) const {
     const AttentionProblem& p = call.problem;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.at.batch, place.at.head, place.at.query_first);
-      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, place.at.len_q - first);
+      const Global<const T> data = rows_of<T>(view, at.batch, at.head, at.query_first);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, at.len_q - first);
     };
     copy(query(stage), p.query, p.dim_qk);
     copy(grad_out(stage), p.grad_out, p.dim_v);
@@ -154,20 +173,21 @@ struct AttentionBackwardKeys {
   /// Puts what the rows from `start` on see, and their statistics, into shared memory; which tiles some of them see
   /// some of this block's keys from, and which tiles see all of them.
   MMK_DEVICE Blocks look_at(int start) const {
-    const int first = place.tile * kRows, last = smaller(first + kRows, length);
+    const KeyPlace block = place();
+    const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
     sync_block();  // those of the chunk before have been read
 #pragma unroll 1
     for (int i = thread_index(); i < kChunkRows; i += kThreads) {
-      const QueryRow row{place.at.head, start + i, start + i < place.at.len_q};
-      const Interval sees = interval_of(call, place.at, place.segment, row, length);
+      const QueryRow row{at.head, start + i, start + i < at.len_q};
+      const Interval sees = interval_of(call, at, block.segment, row, length);
       store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
-      store_statistics(i, statistics_of(call, place.at, row));
+      store_statistics(i, statistics_of(call, at, row));
       const uint32_t tile = 1u << i / kQueries;
       if (larger(sees.start, first) < smaller(sees.stop, last)) own.some |= tile;
       if (sees.start > first || sees.stop < last) own.full &= ~tile;
     }
-    if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
+    if (kGeneral && (call.problem.bias.kind != BiasKind::kNone || key_memory().dense_mask != 0)) own.full = 0u;
     const Blocks all =
         share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
     if constexpr (kWarps == 1) sync_warp();
@@ -177,12 +197,13 @@ struct AttentionBackwardKeys {
   /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time.
   MMK_DEVICE void stage_addends(int tile) const {
     sync_warp();  // those of the tile before have been read
-    const int own = warp_index() * 16 + lane_index() % 16, local = place.tile * kRows + own;
+    const bool dense_mask = key_memory().dense_mask != 0;
+    const int own = warp_index() * 16 + lane_index() % 16, local = place().tile * kRows + own, offset = keys().offset;
 #pragma unroll 1
     for (int column = lane_index() / 16; column < kQueries; column += 2) {
       const SeenRow row = load<SeenRow>(info_at(tile * kQueries + column));
-      const RowBias bias = bias_of(call.problem, place.at.batch, row);
-      store(addend_at(own, column), addend_of(call.problem, dense_mask, place.at.batch, row, bias, offset, local));
+      const RowBias bias = bias_of(call.problem, at.batch, row);
+      store(addend_at(own, column), addend_of(call.problem, dense_mask, at.batch, row, bias, offset, local));
     }
     sync_warp();
   }
@@ -195,9 +216,10 @@ struct AttentionBackwardKeys {
     uint32_t kept = 0xffffffffu;
     if (p.dropout.active) {
       const Dropout& d = p.dropout;
-      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(place.at.head + d.offset[1]),
+      const DropoutKey dropout = DropoutKey::of(d, at.batch);
+      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(at.head + d.offset[1]),
                                     start + tile * kQueries + d.offset[2],
-                                    offset + place.tile * kRows + warp_index() * 16 + d.offset[3]);
+                                    keys().offset + place().tile * kRows + warp_index() * 16 + d.offset[3]);
     }
 #pragma unroll
     for (int n = 0; n < Pairs::kColumnTiles; ++n) {
@@ -222,7 +244,8 @@ struct AttentionBackwardKeys {
     struct alignas(8) Two {
       float x[2];
     };
-    const int pair = lane_index() % 4 * 2, own = place.tile * kRows + warp_index() * 16 + lane_index() / 4;
+    const int pair = lane_index() % 4 * 2;
+    const int own = kFull ? 0 : place().tile * kRows + warp_index() * 16 + lane_index() / 4;
     const float log2_scale = call.problem.scale * kLog2E;
 #pragma unroll
     for (int n = 0; n < Pairs::kColumnTiles; ++n) {
@@ -309,13 +332,15 @@ struct AttentionBackwardKeys {
   MMK_DEVICE void write(const Gradient& gradient, const TensorView& view, int64_t batches, int64_t dim,
                         float by) const {
     if (view.data == nullptr) return;
+    const KeyPlace own = place();
+    const KeyRows rows = keys();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = place.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
-      if (row >= length) continue;
-      const int64_t batch = batches == 1 ? 0 : place.at.batch;
-      const int64_t at = batch * view.batch + place.head * view.head + (place.at.key_first + row) * view.row;
-      write_row(gradient, r, global<T>(view.data) + at, static_cast<int>(dim), by);
+      const int row = own.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
+      if (row >= rows.length) continue;
+      const int64_t batch = batches == 1 ? 0 : at.batch;
+      const int64_t to = batch * view.batch + own.head * view.head + (rows.first + row) * view.row;
+      write_row(gradient, r, global<T>(view.data) + to, static_cast<int>(dim), by);
     }
   }
 
@@ -323,37 +348,34 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     memory = shared_memory();
     if (!find_place()) return;
-    const Global<float> rest_key =
-        global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(block_index_x()) * kStateNumbers;
-    const Global<float> rest_value = rest_key + (kKey ? kThreads * kDim / 2 : 0);
-    if constexpr (kGeneral) dense_mask = has_dense_mask(p.mask);
     const int group = static_cast<int>(p.heads_q / p.heads_k);
     bool some = false;
     grad_key.clear();
     grad_value.clear();
-    for (;; ++place.at.batch) {
+    for (;; ++at.batch) {
       begin();
       for (int member = 0; member < group; ++member) {
-        place.at.head = place.head * group + member;
-        for (int start = 0; start < place.at.len_q; start += kChunkRows) {
+        at.head = place().head * group + member;
+        for (int start = 0; start < at.len_q; start += kChunkRows) {
           if (!chunk(start) || call.scratch == nullptr) continue;
           if constexpr (kKey) {
-            if (some) add_saved<kThreads>(grad_key, rest_key);
-            save<kThreads>(grad_key, rest_key);
+            if (some) add_saved<kThreads>(grad_key, rest());
+            save<kThreads>(grad_key, rest());
           }
           if constexpr (kValue) {
-            if (some) add_saved<kThreads>(grad_value, rest_value);
-            save<kThreads>(grad_value, rest_value);
+            constexpr int kBehind = kKey ? kThreads * kDim / 2 : 0;
+            if (some) add_saved<kThreads>(grad_value, rest() + kBehind);
+            save<kThreads>(grad_value, rest() + kBehind);
           }
           some = true;
         }
       }
       commit_copies();
       wait_copies<0>();
-      if (place.at.batch >= place.last_batch) break;
+      if (at.batch >= place().last_batch) break;
       sync_block();  // this entry's tiles have been read
     }
-    const Segment& segment = call.segments[place.segment];
+    const Segment& segment = call.segments[place().segment];
     if constexpr (kKey) {
       if (call.wants_key) write(grad_key, segment.grad_key, segment.key_batches, p.dim_qk, p.scale);
     }

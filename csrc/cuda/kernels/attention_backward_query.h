@@ -38,7 +38,6 @@ struct AttentionBackwardQuery {
 
   const AttentionBackwardCall& call;
   Place place;
-  DropoutKey dropout;
   bool dense_mask;
   Shared memory;
   RowStatistics statistics[2];  // plain: shift times -log2(e), and -delta
@@ -54,6 +53,11 @@ struct AttentionBackwardQuery {
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(row_in_tile(r))); }
+  /// The lane's row r. Read anew where it is needed: registers are for the sums.
+  MMK_DEVICE QueryRow known_row(int r) const {
+    const SeenRow row = info(r);
+    return {row.head, row.query, row.exists()};
+  }
   MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
@@ -73,11 +77,17 @@ struct AttentionBackwardQuery {
 
   /// The same, and what else the rows need.
   MMK_DEVICE void begin() {
-    if constexpr (kGeneral) dropout = DropoutKey::of(call.problem.dropout, place.batch);
     copy_queries();
+    sync_warp();  // what was there has been read
+    if (lane_index() < 16) {
+      const int own = warp_index() * 16 + lane_index();
+      const QueryRow row = query_row(call, place, place.tile * kRows + own);
+      store(info_at(own), SeenRow{row.inside ? row.head : -1, row.query, {0, 0}});
+    }
+    sync_warp();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
+      statistics[r] = statistics_of(call, place, known_row(r));
       if constexpr (!kGeneral) statistics[r].shift *= -kLog2E, statistics[r].delta = -statistics[r].delta;
     }
   }
@@ -135,6 +145,7 @@ struct AttentionBackwardQuery {
     uint32_t kept = 0xffffffffu;
     if (p.dropout.active) {
       const Dropout& d = p.dropout;
+      const DropoutKey dropout = DropoutKey::of(d, place.batch);
       const auto dropout_row = [&](int r) {
         const SeenRow row = info(r);
         return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]),
@@ -250,7 +261,7 @@ struct AttentionBackwardQuery {
     const TensorView& view = p.grad_query;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const QueryRow row = query_row(call, place, place.tile * kRows + row_in_tile(r));
+      const QueryRow row = known_row(r);
       if (!row.inside) continue;
       const int64_t batch = p.query_batches == 1 ? 0 : place.batch;
       const int64_t at = batch * view.batch + row.head * view.head + (place.query_first + row.query) * view.row;
