@@ -28,10 +28,10 @@ struct alignas(16) KeyRows {
   int64_t first;  // of a packed sequence, in its tensor
   int length, offset;
 };
-/// Where its sums rest, and whether there is a dense mask.
+/// Where its sums rest, whether there is a dense mask, and the present query head.
 struct alignas(16) KeyMemory {
   int64_t rest;
-  int dense_mask, unused;
+  int dense_mask, head;
 };
 
 /// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
@@ -151,8 +151,9 @@ struct AttentionBackwardKeys {
 
   MMK_DEVICE void copy_tile(int stage, int first) const {
     const AttentionProblem& p = call.problem;
+    const int head = kGeneral ? key_memory().head : at.head;  // lest what follows from it be kept in registers
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, at.batch, at.head, at.query_first);
+      const Global<const T> data = rows_of<T>(view, at.batch, head, at.query_first);
       copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, at.len_q - first);
     };
     copy(query(stage), p.query, p.dim_qk);
@@ -177,6 +178,7 @@ struct AttentionBackwardKeys {
     const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
     sync_block();  // those of the chunk before have been read
+    if (kGeneral && thread_index() == 0) store(memory + (kPlaceBytes + 44), at.head);
 #pragma unroll 1
     for (int i = thread_index(); i < kChunkRows; i += kThreads) {
       const QueryRow row{at.head, start + i, start + i < at.len_q};

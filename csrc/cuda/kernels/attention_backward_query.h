@@ -31,7 +31,8 @@ struct AttentionBackwardQuery {
   using Gradient = Accumulator<1, kDim / 8>;
 
   static constexpr int kRingBytes = 2 * QueryTile::kBytes + 4 * KeyTile::kBytes;
-  static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kStatisticsBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kStatisticsBytes + (kGeneral ? 16 * kRows : 0);
   static constexpr int kAddendStride = kKeys + 8;  // so that the 8 rows of a fragment lie in different banks
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2;
@@ -40,7 +41,7 @@ struct AttentionBackwardQuery {
   Place place;
   bool dense_mask;
   Shared memory;
-  RowStatistics statistics[2];  // plain: shift times -log2(e), and -delta
+  float shift[2], delta[2];  // of the plain kernel: times -log2(e), and -1
   Gradient gradient;
 
   MMK_DEVICE explicit AttentionBackwardQuery(const AttentionBackwardCall& c) : call(c) {}
@@ -58,6 +59,7 @@ struct AttentionBackwardQuery {
     const SeenRow row = info(r);
     return {row.head, row.query, row.exists()};
   }
+  MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
   MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
@@ -83,12 +85,15 @@ struct AttentionBackwardQuery {
       const int own = warp_index() * 16 + lane_index();
       const QueryRow row = query_row(call, place, place.tile * kRows + own);
       store(info_at(own), SeenRow{row.inside ? row.head : -1, row.query, {0, 0}});
+      if constexpr (kGeneral) store(statistics_at(own), statistics_of(call, place, row));
     }
     sync_warp();
+    if constexpr (kGeneral) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      statistics[r] = statistics_of(call, place, known_row(r));
-      if constexpr (!kGeneral) statistics[r].shift *= -kLog2E, statistics[r].delta = -statistics[r].delta;
+      const RowStatistics statistics = statistics_of(call, place, known_row(r));
+      shift[r] = statistics.shift * -kLog2E;
+      delta[r] = -statistics.delta;
     }
   }
 
@@ -155,13 +160,14 @@ struct AttentionBackwardQuery {
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      const RowStatistics row = load<RowStatistics>(statistics_at(row_in_tile(r)));
 #pragma unroll
       for (int n = 0; n < Pairs::kColumnTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int j = 2 * r + e;
           const float addend = kFull ? 0.0f : load<float>(addend_at(row_in_tile(r), 8 * n + pair + e));
-          pair_step<!kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, addend == -INFINITY,
+          pair_step<!kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, addend == -INFINITY,
                                     (kept >> (4 * n + j) & 1) != 0);
         }
       }
@@ -182,7 +188,7 @@ struct AttentionBackwardQuery {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int key = first + 8 * n + pair + e, j = 2 * r + e;
-          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], statistics[r].shift,
+          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], shift[r],
                                   key < sees.start || key >= sees.stop);
         }
       }
@@ -198,7 +204,7 @@ struct AttentionBackwardQuery {
 #pragma unroll
       for (int n = 0; n < Pairs::kColumnTiles; ++n)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) dp.at[0][n][j] = statistics[j / 2].delta;
+        for (int j = 0; j < 4; ++j) dp.at[0][n][j] = delta[j / 2];
     }
     rows_by_rows<true>(dp, grad_out(), warp_index() * 16, value(stage));
     rows_by_rows(s, query(), warp_index() * 16, key(stage));
