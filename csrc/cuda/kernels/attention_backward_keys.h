@@ -21,17 +21,16 @@ MMK_NAMESPACE_BEGIN
 
 /// The tile of keys of a block. Such things are in shared memory and read where they are needed: registers are for the sums.
 struct alignas(16) KeyPlace {
-  int segment, head, tile, last_batch;
+  int segment, tile, last_batch, dense_mask;
 };
 /// The keys of its segment.
 struct alignas(16) KeyRows {
   int64_t first;  // of a packed sequence, in its tensor
   int length, offset;
 };
-/// Where its sums rest, whether there is a dense mask, and the present query head.
-struct alignas(16) KeyMemory {
-  int64_t rest;
-  int dense_mask, head;
+/// The key head, the query heads that read it, from the first to before `stop`, and the block's number.
+struct alignas(16) KeyHeads {
+  int key, first, stop, block;
 };
 
 /// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
@@ -51,13 +50,13 @@ struct AttentionBackwardKeys {
   static constexpr int kRingBytes = 2 * KeyTile::kBytes + 4 * QueryTile::kBytes;
   static constexpr int kStatisticsBytes = kRingBytes + 16 * kChunkRows;  // after what the rows see
   static constexpr int kPlaceBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
-  static constexpr int kInfoBytes = kPlaceBytes + 48;
+  static constexpr int kInfoBytes = kPlaceBytes + 64;
   static constexpr int kAddendStride = kQueries + 8;
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
 
   const AttentionBackwardCall& call;
-  Place at;  // the rows of the present batch entry and head
+  Place at;  // the rows of the present sequence and head; present() has the batch entry
   Shared memory;
   Gradient grad_key, grad_value;
 
@@ -65,8 +64,18 @@ struct AttentionBackwardKeys {
 
   MMK_DEVICE KeyPlace place() const { return load<KeyPlace>(memory + kPlaceBytes); }
   MMK_DEVICE KeyRows keys() const { return load<KeyRows>(memory + (kPlaceBytes + 16)); }
-  MMK_DEVICE KeyMemory key_memory() const { return load<KeyMemory>(memory + (kPlaceBytes + 32)); }
-  MMK_DEVICE Global<float> rest() const { return global<float>(static_cast<void*>(call.scratch)) + key_memory().rest; }
+  MMK_DEVICE KeyHeads heads() const { return load<KeyHeads>(memory + (kPlaceBytes + 32)); }
+  /// Batch entry and query head of the rows that are walked.
+  MMK_DEVICE Shared batch_at() const { return memory + (kPlaceBytes + 48); }
+  MMK_DEVICE Shared head_at() const { return memory + (kPlaceBytes + 52); }
+  MMK_DEVICE Place present() const {
+    Place now = at;
+    now.batch = load<int>(batch_at());
+    return now;
+  }
+  MMK_DEVICE Global<float> rest() const {
+    return global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(heads().block) * kStateNumbers;
+  }
   MMK_DEVICE KeyTile key() const { return {memory}; }
   MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
   MMK_DEVICE QueryTile query(int stage) const {
@@ -87,10 +96,11 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     int64_t index = block_index_x();
     KeyPlace place;
+    int head;
     at = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
     if (p.cu_k != nullptr) {
       place.segment = 0;
-      place.head = static_cast<int>(index / call.tiles);
+      head = static_cast<int>(index / call.tiles);
       int tile = static_cast<int>(index % call.tiles);
       for (;; ++at.batch) {
         if (at.batch == p.batch) return false;
@@ -112,19 +122,20 @@ struct AttentionBackwardKeys {
           continue;
         }
         place.tile = static_cast<int>(index % tiles);
-        place.head = static_cast<int>(index / tiles % p.heads_k);
+        head = static_cast<int>(index / tiles % p.heads_k);
         at.batch = static_cast<int>(index / tiles / p.heads_k);
         place.last_batch = batches == 1 ? static_cast<int>(p.batch) - 1 : at.batch;
         break;
       }
     }
+    place.dense_mask = kGeneral && has_dense_mask(p.mask) ? 1 : 0;
+    const int group = static_cast<int>(p.heads_q / p.heads_k);
     if (thread_index() == 0) {
-      const bool dense_mask = kGeneral && has_dense_mask(p.mask);
-      store(memory + (kPlaceBytes + 32),
-            KeyMemory{static_cast<int64_t>(block_index_x()) * kStateNumbers, dense_mask ? 1 : 0, 0});
       store(memory + kPlaceBytes, place);
       store(memory + (kPlaceBytes + 16), KeyRows{at.key_first, segment_length(call, at, place.segment),
                                                  static_cast<int>(call.segments[place.segment].offset)});
+      store(memory + (kPlaceBytes + 32), KeyHeads{head, head * group, (head + 1) * group, block_index_x()});
+      store(batch_at(), at.batch);
     }
     sync_block();
     return true;
@@ -139,25 +150,30 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     const KeyPlace own = place();
     const KeyRows rows = keys();
+    const int batch = load<int>(batch_at());
     const Segment& segment = call.segments[own.segment];
     const int first = own.tile * kRows, count = rows.length - first;
     const auto copy = [&](KeyTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, at.batch, own.head, rows.first);
+      const Global<const T> data = rows_of<T>(view, batch, heads().key, rows.first);
       copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(key(), segment.key, p.dim_qk);
     if constexpr (kKey) copy(value(), segment.value, p.dim_v);
   }
 
-  MMK_DEVICE void copy_tile(int stage, int first) const {
+  /// Where the tiles of queries come from.
+  struct QuerySource {
+    Rows<T> queries, gradients;
+  };
+  MMK_DEVICE QuerySource query_source() const {
     const AttentionProblem& p = call.problem;
-    const int head = kGeneral ? key_memory().head : at.head;  // lest what follows from it be kept in registers
-    const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, at.batch, head, at.query_first);
-      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, at.len_q - first);
-    };
-    copy(query(stage), p.query, p.dim_qk);
-    copy(grad_out(stage), p.grad_out, p.dim_v);
+    const int batch = load<int>(batch_at()), head = load<int>(head_at());
+    return {Rows<T>::of(rows_of<T>(p.query, batch, head, at.query_first), p.query.row, p.dim_qk),
+            Rows<T>::of(rows_of<T>(p.grad_out, batch, head, at.query_first), p.grad_out.row, p.dim_v)};
+  }
+  MMK_DEVICE void copy_tile(const QuerySource& source, int stage, int first) const {
+    copy_rows<kThreads, !kGeneral>(query(stage), source.queries, first, at.len_q - first);
+    copy_rows<kThreads, !kGeneral>(grad_out(stage), source.gradients, first, at.len_q - first);
   }
 
   MMK_DEVICE void store_statistics(int row, const RowStatistics& statistics) const {
@@ -178,18 +194,19 @@ struct AttentionBackwardKeys {
     const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
     sync_block();  // those of the chunk before have been read
-    if (kGeneral && thread_index() == 0) store(memory + (kPlaceBytes + 44), at.head);
+    if (thread_index() == 0) store(head_at(), at.head);
+    const Place now = present();
 #pragma unroll 1
     for (int i = thread_index(); i < kChunkRows; i += kThreads) {
       const QueryRow row{at.head, start + i, start + i < at.len_q};
-      const Interval sees = interval_of(call, at, block.segment, row, length);
+      const Interval sees = interval_of(call, now, block.segment, row, length);
       store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
-      store_statistics(i, statistics_of(call, at, row));
+      store_statistics(i, statistics_of(call, now, row));
       const uint32_t tile = 1u << i / kQueries;
       if (larger(sees.start, first) < smaller(sees.stop, last)) own.some |= tile;
       if (sees.start > first || sees.stop < last) own.full &= ~tile;
     }
-    if (kGeneral && (call.problem.bias.kind != BiasKind::kNone || key_memory().dense_mask != 0)) own.full = 0u;
+    if (kGeneral && (call.problem.bias.kind != BiasKind::kNone || block.dense_mask != 0)) own.full = 0u;
     const Blocks all =
         share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
     if constexpr (kWarps == 1) sync_warp();
@@ -199,13 +216,14 @@ struct AttentionBackwardKeys {
   /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time.
   MMK_DEVICE void stage_addends(int tile) const {
     sync_warp();  // those of the tile before have been read
-    const bool dense_mask = key_memory().dense_mask != 0;
-    const int own = warp_index() * 16 + lane_index() % 16, local = place().tile * kRows + own, offset = keys().offset;
+    const KeyPlace block = place();
+    const int batch = load<int>(batch_at());
+    const int own = warp_index() * 16 + lane_index() % 16, local = block.tile * kRows + own, offset = keys().offset;
 #pragma unroll 1
     for (int column = lane_index() / 16; column < kQueries; column += 2) {
       const SeenRow row = load<SeenRow>(info_at(tile * kQueries + column));
-      const RowBias bias = bias_of(call.problem, at.batch, row);
-      store(addend_at(own, column), addend_of(call.problem, dense_mask, at.batch, row, bias, offset, local));
+      const RowBias bias = bias_of(call.problem, batch, row);
+      store(addend_at(own, column), addend_of(call.problem, block.dense_mask != 0, batch, row, bias, offset, local));
     }
     sync_warp();
   }
@@ -218,7 +236,7 @@ struct AttentionBackwardKeys {
     uint32_t kept = 0xffffffffu;
     if (p.dropout.active) {
       const Dropout& d = p.dropout;
-      const DropoutKey dropout = DropoutKey::of(d, at.batch);
+      const DropoutKey dropout = DropoutKey::of(d, load<int>(batch_at()));
       kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(at.head + d.offset[1]),
                                     start + tile * kQueries + d.offset[2],
                                     keys().offset + place().tile * kRows + warp_index() * 16 + d.offset[3]);
@@ -305,7 +323,12 @@ struct AttentionBackwardKeys {
     if (left == 0) return false;
     grad_key.clear();
     grad_value.clear();
-    copy_tile(0, start + lowest_bit(left) * kQueries);
+    // a general kernel has no registers for it either
+    const QuerySource source = query_source();
+    const auto copy = [&](int to, int tile) {
+      copy_tile(kGeneral ? query_source() : source, to, start + tile * kQueries);
+    };
+    copy(0, lowest_bit(left));
     commit_copies();
     int stage = 0;
     const auto next = [&] {
@@ -313,7 +336,7 @@ struct AttentionBackwardKeys {
       sync_block();
       const int tile = lowest_bit(left);
       left &= left - 1;
-      if (left != 0) copy_tile(stage ^ 1, start + lowest_bit(left) * kQueries);
+      if (left != 0) copy(stage ^ 1, lowest_bit(left));
       commit_copies();
       return tile;
     };
@@ -340,8 +363,8 @@ struct AttentionBackwardKeys {
     for (int r = 0; r < 2; ++r) {
       const int row = own.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
       if (row >= rows.length) continue;
-      const int64_t batch = batches == 1 ? 0 : at.batch;
-      const int64_t to = batch * view.batch + own.head * view.head + (rows.first + row) * view.row;
+      const int64_t batch = batches == 1 ? 0 : load<int>(batch_at());
+      const int64_t to = batch * view.batch + heads().key * view.head + (rows.first + row) * view.row;
       write_row(gradient, r, global<T>(view.data) + to, static_cast<int>(dim), by);
     }
   }
@@ -350,14 +373,12 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     memory = shared_memory();
     if (!find_place()) return;
-    const int group = static_cast<int>(p.heads_q / p.heads_k);
     bool some = false;
     grad_key.clear();
     grad_value.clear();
-    for (;; ++at.batch) {
+    for (;;) {
       begin();
-      for (int member = 0; member < group; ++member) {
-        at.head = place().head * group + member;
+      for (at.head = heads().first; at.head < heads().stop; ++at.head) {
         for (int start = 0; start < at.len_q; start += kChunkRows) {
           if (!chunk(start) || call.scratch == nullptr) continue;
           if constexpr (kKey) {
@@ -374,8 +395,11 @@ struct AttentionBackwardKeys {
       }
       commit_copies();
       wait_copies<0>();
-      if (at.batch >= place().last_batch) break;
+      const int batch = load<int>(batch_at());
+      if (batch >= place().last_batch) break;
       sync_block();  // this entry's tiles have been read
+      if (thread_index() == 0) store(batch_at(), batch + 1);
+      sync_block();
     }
     const Segment& segment = call.segments[place().segment];
     if constexpr (kKey) {

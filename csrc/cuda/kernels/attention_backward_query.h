@@ -32,7 +32,7 @@ struct AttentionBackwardQuery {
 
   static constexpr int kRingBytes = 2 * QueryTile::kBytes + 4 * KeyTile::kBytes;
   static constexpr int kStatisticsBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
-  static constexpr int kInfoBytes = kStatisticsBytes + (kGeneral ? 16 * kRows : 0);
+  static constexpr int kInfoBytes = kStatisticsBytes + (kGeneral ? 16 * kRows + 16 : 0);
   static constexpr int kAddendStride = kKeys + 8;  // so that the 8 rows of a fragment lie in different banks
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2;
@@ -60,17 +60,18 @@ struct AttentionBackwardQuery {
     return {row.head, row.query, row.exists()};
   }
   MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
+  MMK_DEVICE Shared head_at() const { return statistics_at(kRows); }
   MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
 
   /// The tiles of this block's rows in the present batch entry.
-  MMK_DEVICE void copy_queries() const {
+  MMK_DEVICE void copy_queries(int head) const {
     const AttentionProblem& p = call.problem;
     const int first = place.tile * kRows, count = place.len_q - first;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
+      const Global<const T> data = rows_of<T>(view, place.batch, head, place.query_first);
       copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(query(), p.query, p.dim_qk);
@@ -79,7 +80,11 @@ struct AttentionBackwardQuery {
 
   /// The same, and what else the rows need.
   MMK_DEVICE void begin() {
-    copy_queries();
+    if constexpr (kGeneral) {
+      if (thread_index() == 0) store(head_at(), place.head);
+      sync_block();
+    }
+    copy_queries(kGeneral ? load<int>(head_at()) : place.head);
     sync_warp();  // what was there has been read
     if (lane_index() < 16) {
       const int own = warp_index() * 16 + lane_index();
@@ -98,6 +103,14 @@ struct AttentionBackwardQuery {
   }
 
   using Source = KeySource<T>;
+
+  /// For general kernels, which have no registers to keep a source in. The head comes from shared memory, here and in begin,
+  /// lest the compiler keep what follows from it.
+  MMK_DEVICE Source source_anew(int s) const {
+    Place now = place;
+    now.head = load<int>(head_at());
+    return key_source<T>(call, now, s);
+  }
 
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
     copy_rows<kThreads, !kGeneral>(key(stage), source.keys, first, source.length - first);
@@ -218,7 +231,7 @@ struct AttentionBackwardQuery {
   }
 
   /// The blocks of a chunk that starts at key `start` of its segment; false where no row sees any.
-  MMK_DEVICE bool chunk(const Source& source, int start) {
+  MMK_DEVICE bool chunk(int s, const Source& source, int start) {
     Blocks own{0u, 0xffffffffu};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -235,7 +248,10 @@ struct AttentionBackwardQuery {
 
     gradient.clear();
     if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
-    copy_block(source, 0, start + lowest_bit(left) * kKeys);
+    const auto copy = [&](int to, int block) {
+      copy_block(kGeneral ? source_anew(s) : source, to, start + block * kKeys);
+    };
+    copy(0, lowest_bit(left));
     commit_copies();
     int stage = 0;
     const auto next = [&] {
@@ -243,7 +259,7 @@ struct AttentionBackwardQuery {
       sync_block();
       const int first = start + lowest_bit(left) * kKeys;
       left &= left - 1;
-      if (left != 0) copy_block(source, stage ^ 1, start + lowest_bit(left) * kKeys);
+      if (left != 0) copy(stage ^ 1, lowest_bit(left));
       commit_copies();
       return first;
     };
@@ -292,7 +308,7 @@ struct AttentionBackwardQuery {
         const Source source = key_source<T>(call, place, s);
         look_at(s, source);
         for (int start = 0; start < source.length; start += kChunkKeys) {
-          if (!chunk(source, start) || call.scratch == nullptr) continue;
+          if (!chunk(s, source, start) || call.scratch == nullptr) continue;
           if (some) add_saved<kThreads>(gradient, rest);
           some = true;
           save<kThreads>(gradient, rest);

@@ -68,7 +68,7 @@ MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
     };
     if constexpr (!kAdd) c.clear();
     const uint32_t group = lane / 4, pair = lane % 4 * 2;
-#pragma unroll(kAdd ? 2 : 4)
+#pragma unroll(kAdd || A::kChunks > 16 ? 2 : 4)
     for (int chunk = 0; chunk < A::kChunks; ++chunk) {
       Four left[C::kRowTiles][2];
 #pragma unroll
