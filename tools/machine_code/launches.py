@@ -18,9 +18,13 @@ TABLES = ("attention_table.h", "attention_backward_table.h", "contrastive_table.
 ENTRIES = ("attention_forward", "attention_merge", "attention_backward", "contrastive_loss", "fusion_entry")
 WITHOUT_SHARED_MEMORY = ("attention_merge",)
 
-# Operations of the products that are made of every pair of a row of the tile and a row that is loaded twice (a key and
-# its value, or a query and its gradient), by feature.
-OPERATIONS = {"AttentionForward": 4, "AttentionBackwardQuery": 6, "AttentionBackwardKeys": 8}
+# Operations, by feature, of the products of every pair of a row of the tile and a row loaded twice (a key and its
+# value, or a query and its gradient): by kernel, whose last two arguments may say which gradients it makes.
+OPERATIONS = {
+    "AttentionForward": lambda key, value: 4,
+    "AttentionBackwardQuery": lambda key, value: 6,
+    "AttentionBackwardKeys": lambda key, value: 2 + 4 * key + 2 * value,
+}
 
 _ENTRY = re.compile(rf"mmkernels::device::({'|'.join(ENTRIES)})<(.*)>\(")
 _SOURCE = """
@@ -60,5 +64,6 @@ def _launch(entry: re.Match[str], threads: int, shared: int, rows: int, element_
     family = re.sub(r".*::", "", entry[2].partition("<")[0])
     least = None
     if entry[1] not in WITHOUT_SHARED_MEMORY and family in OPERATIONS and rows:
-        least = 1000 * 2 * element_bytes / (OPERATIONS[family] * rows)
+        key, value = (word == "true" for word in re.findall(r"\w+", entry[2])[-2:])
+        least = 1000 * 2 * element_bytes / (OPERATIONS[family](key, value) * rows)
     return Launch(threads, 0 if entry[1] in WITHOUT_SHARED_MEMORY else shared, least)
