@@ -21,6 +21,7 @@ from tools.machine_code.disassemble import (
     launch_bounds,
     resources,
     shorten,
+    toolkit,
 )
 from tools.machine_code.occupancy import LIMITS, occupancy
 from tools.machine_code.report import format_report, make_report, read_launches, write_report
@@ -247,7 +248,8 @@ template __global__ void product<6>(const uint4*, float*, int);
 
 def missing_tool() -> str:
     try:
-        for name in ("nvcc", "nvdisasm", "cuobjdump"):
+        toolkit()
+        for name in ("nvdisasm", "cuobjdump"):
             find_tool(name)
     except ToolError as error:
         return str(error)

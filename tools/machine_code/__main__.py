@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 from .compare import compare
-from .disassemble import ARCHITECTURES, ROOT, ToolError, compile_all, nvcc_version
+from .disassemble import ARCHITECTURES, ROOT, ToolError, compile_all, demangled, nvcc_version, shorten
+from .launches import find_launches
 from .occupancy import LIMITS
 from .report import format_report, make_report, read_launches, write_report
 
@@ -28,7 +30,7 @@ def main() -> int:
     parser.add_argument("--arch", nargs="+", type=int, choices=LIMITS, default=list(ARCHITECTURES))
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--compare", type=Path, help="an earlier --json; exit with 1 if something is worse than there")
-    parser.add_argument("--launches", type=Path, help="JSON of threads and dynamic shared memory by kernel")
+    parser.add_argument("--launches", type=Path, help="JSON of launches that the code does not tell, by kernel")
     parser.add_argument("--tools", type=Path, help="folder of nvdisasm and cuobjdump")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers that run at a time")
     args = parser.parse_args()
@@ -40,6 +42,9 @@ def main() -> int:
         launches = read_launches(args.launches) if args.launches else []
         with tempfile.TemporaryDirectory() as folder:
             compiled = compile_all(units, args.arch, Path(folder), args.jobs, args.tools)
+            names = demangled(sorted({name for unit in compiled for name in unit.resources}))
+            for name, launch in find_launches(names, Path(folder)).items():
+                launches.append((re.compile(re.escape(shorten(name)) + "$"), launch))
         report = make_report(compiled, nvcc_version(), launches)
     except (ToolError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,22 +1,24 @@
 """Runs the tools: nvcc makes a cubin of a translation unit, nvdisasm and cuobjdump say what is in it.
 
-nvdisasm and cuobjdump are looked for in the folder that is named, on the PATH, and in the installed triton package,
-which brings both along.
+nvcc is the one of a build (tools/cuda.py). nvdisasm and cuobjdump are looked for in the folder that is named, on the
+PATH, and in the installed triton package, which brings both along.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
 import subprocess
-import time
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.cuda import DEVICE_FLAGS
+from tools.cuda import DEVICE_FLAGS, Toolkit, find_toolkit
+from tools.ninja_rules import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -43,6 +45,7 @@ class Unit:
     source: Path
     arch: int
     seconds: float
+    """Of processor time, which other work on the machine hardly changes."""
     listing: str
     resources: dict[str, Resources]
     launch_bounds: dict[str, int]
@@ -66,21 +69,42 @@ def find_tool(name: str, folder: Path | None = None) -> str:
     raise ToolError(f"{name} was not found {where}")
 
 
+def toolkit() -> Toolkit:
+    """The one that a build would use."""
+    try:
+        return find_toolkit()
+    except BuildError as error:
+        raise ToolError(str(error)) from error
+
+
 def nvcc_version() -> str:
     """Release and build, as in `13.0.88`."""
-    told = _run([find_tool("nvcc"), "--version"]).stdout
+    told = _run([str(toolkit().nvcc), "--version"]).stdout
     found = re.search(r"\bV(\d+\.\d+\.\d+)", told)
     if not found:
         raise ToolError(f"nvcc --version names no version: {told.strip()}")
     return found[1]
 
 
+def run_nvcc(arguments: list[str]) -> tuple[str, float]:
+    """What nvcc writes, and the seconds that it and its children spent in user mode."""
+    kit = toolkit()
+    command = [str(kit.nvcc), *arguments, *kit.include_flags]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        text = log.read()
+    if process.returncode:
+        raise ToolError(f"{shlex.join(command)} failed:\n{text.strip()}")
+    return text, used.ru_utime
+
+
 def compile_unit(source: Path, arch: int, flags: list[str], folder: Path, tools: Path | None = None) -> Unit:
     """Compile `source` into `folder` and take its cubin apart."""
     cubin = folder / f"{source.stem}.sm_{arch}.cubin"
-    started = time.monotonic()
-    log = _run([find_tool("nvcc"), *flags, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)]).stderr
-    seconds = time.monotonic() - started
+    log, seconds = run_nvcc([*flags, "-Xptxas=-v", "-cubin", str(source), "-o", str(cubin)])
     listing = _run([find_tool("nvdisasm", tools), "-c", str(cubin)]).stdout
     sections = _run([find_tool("cuobjdump", tools), "-elf", str(cubin)]).stdout
     return Unit(source, arch, seconds, listing, resources(log), launch_bounds(sections))
@@ -129,10 +153,14 @@ def launch_bounds(sections: str) -> dict[str, int]:
     return found
 
 
+def demangled(mangled: list[str]) -> list[str]:
+    """C++ names; c++filt comes with every linker that nvcc can use."""
+    return _run([find_tool("c++filt")], "\n".join(mangled) + "\n").stdout.splitlines()
+
+
 def short_names(mangled: list[str]) -> dict[str, str]:
-    """C++ names without what a reader can do without. c++filt comes with every linker that nvcc can use."""
-    names = _run([find_tool("c++filt")], "\n".join(mangled) + "\n").stdout.splitlines()
-    return {old: shorten(new) for old, new in zip(mangled, names)}
+    """C++ names without what a reader can do without."""
+    return {old: shorten(new) for old, new in zip(mangled, demangled(mangled))}
 
 
 def shorten(name: str) -> str:

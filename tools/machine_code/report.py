@@ -42,9 +42,17 @@ def make_report(units: list[Unit], nvcc: str, launches: list[tuple[re.Pattern[st
 
 
 def write_report(report: Figures, path: Path) -> None:
-    """Sorted, so that two reports of the same code differ in their seconds alone."""
+    """Sorted, so that two reports of the same code differ in their seconds alone; a line a kernel and architecture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    kernels = [
+        f" {json.dumps(name)}: {{\n"
+        + ",\n".join(f'  "{arch}": {json.dumps(kernel[arch], sort_keys=True)}' for arch in sorted(kernel))
+        + "\n }"
+        for name, kernel in sorted(report["kernels"].items())
+    ]
+    seconds = json.dumps(report["compile_seconds"], indent=1, sort_keys=True)
+    head = f'{{\n"nvcc": {json.dumps(report["nvcc"])},\n"compile_seconds": {seconds},\n"kernels": {{\n'
+    path.write_text(head + ",\n".join(kernels) + "\n}\n}\n")
 
 
 def format_report(report: Figures) -> str:

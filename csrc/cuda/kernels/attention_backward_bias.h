@@ -3,8 +3,9 @@
 // A block of threads owns an element's batch entry and head (or all, where the bias is broadcast), a tile of rows (or
 // all), and a window of entries, which are keys, places of a table or coordinates of a grid, and visits every tile of
 // pairs that reads one of them, in a fixed order: batch entries, heads, tiles of rows, keys. The logits' gradients are
-// made as in the query pass and put where the addends were, and each thread adds up those of its own entry: numbers of
-// one (row of the tile, entry) in a register. So every element is written once, by one thread, whatever the kind of bias.
+// made as in the query pass and put where the addends were, and each thread adds up those of its own entry: a sum of every
+// (row of the tile, entry) in shared memory, in places that no other thread reads. So every element is written once, by one
+// thread, whatever the kind of bias.
 #pragma once
 
 #include "attention_backward_query.h"
@@ -19,13 +20,16 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
 
   static constexpr int kWindow = kThreads < 64 ? kThreads : 64, kGroups = kThreads / kWindow;
   static constexpr int kOwnRows = kRows / kGroups;
-  static constexpr int kSharedBytes = Pass::kSharedBytes;
+  static constexpr int kSumBytes = Pass::kSharedBytes, kSharedBytes = kSumBytes + 4 * kRows * kWindow;
+  static_assert(kSharedBytes <= 99 * 1024, "what a block may have on every architecture");
 
   int64_t size[4];  // of the gradient
   int part, window, entry;
-  float sum[kOwnRows];
 
   MMK_DEVICE explicit AttentionBackwardBias(const AttentionBackwardCall& c) : Pass(c) {}
+
+  /// The sum of this thread's row i.
+  MMK_DEVICE Shared sum_at(int i) const { return this->memory + (kSumBytes + 4 * (i * kThreads + thread_index())); }
 
   MMK_DEVICE int width() const { return static_cast<int>(call.problem.bias.size[1][3]); }
 
@@ -61,14 +65,16 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
   /// Adds the tile of gradients, of keys from `first` on, to this thread's sums.
   MMK_DEVICE void add_tile(int first) {
     const int group = thread_index() / kWindow;
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < kOwnRows; ++i) {
       const int row = group + i * kGroups;
       const EntryKeys keys = keys_of(place.tile * kRows + row);
       const int behind = first - keys.first;
       int key = behind <= 0 ? keys.first : keys.first + (behind + keys.step - 1) / keys.step * keys.step;
+      float sum = load<float>(sum_at(i));
       for (const int stop = smaller(keys.stop, first + kKeys); key < stop; key += keys.step)
-        sum[i] += load<float>(this->addend_at(row, key - first));
+        sum += load<float>(this->addend_at(row, key - first));
+      store(sum_at(i), sum);
     }
   }
 
@@ -127,14 +133,14 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
   MMK_DEVICE void end(int tile, int64_t first_row) const {
     const int group = thread_index() / kWindow, own = thread_index() % kWindow;
     if (size[2] > 1) {
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < kOwnRows; ++i)
-        write(static_cast<int64_t>(tile) * kRows + group + i * kGroups, first_row, sum[i]);
+        write(static_cast<int64_t>(tile) * kRows + group + i * kGroups, first_row, load<float>(sum_at(i)));
       return;
     }
     float total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kOwnRows; ++i) total += sum[i];
+#pragma unroll 1
+    for (int i = 0; i < kOwnRows; ++i) total += load<float>(sum_at(i));
     sync_block();  // the last tile has been read
     const auto place_of = [&](int g) { return this->memory + 4u * (g * kWindow + own); };
     store(place_of(group), total);
@@ -158,8 +164,8 @@ struct AttentionBackwardBias : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     const int owner = static_cast<int>(index / windows / tiles), own_head = owner % static_cast<int>(size[1]);
     const int own_batch = owner / static_cast<int>(size[1]);
     entry = window + thread_index() % kWindow;
-#pragma unroll
-    for (int i = 0; i < kOwnRows; ++i) sum[i] = 0.0f;
+#pragma unroll 1
+    for (int i = 0; i < kOwnRows; ++i) store(sum_at(i), 0.0f);
 
     place = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), static_cast<int>(p.len_k), true};
     const int batches = size[0] == 1 ? static_cast<int>(p.batch) : 1,

@@ -19,10 +19,18 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// The tile of keys of a block.
-struct KeyPlace {
-  Place at;  // of the present batch entry; head: the first that reads these keys
-  int segment, head, tile, last_batch;
+/// The tile of keys of a block. Such things are in shared memory and read where they are needed: registers are for the sums.
+struct alignas(16) KeyPlace {
+  int segment, tile, last_batch, dense_mask;
+};
+/// The keys of its segment.
+struct alignas(16) KeyRows {
+  int64_t first;  // of a packed sequence, in its tensor
+  int length, offset;
+};
+/// The key head, the query heads that read it, from the first to before `stop`, and the block's number.
+struct alignas(16) KeyHeads {
+  int key, first, stop, block;
 };
 
 /// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
@@ -41,21 +49,33 @@ struct AttentionBackwardKeys {
 
   static constexpr int kRingBytes = 2 * KeyTile::kBytes + 4 * QueryTile::kBytes;
   static constexpr int kStatisticsBytes = kRingBytes + 16 * kChunkRows;  // after what the rows see
-  static constexpr int kInfoBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kPlaceBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kPlaceBytes + 64;
   static constexpr int kAddendStride = kQueries + 8;
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
 
   const AttentionBackwardCall& call;
-  KeyPlace place;
-  int length, offset;  // of the segment
-  DropoutKey dropout;
-  bool dense_mask;
+  Place at;  // the rows of the present sequence and head; present() has the batch entry
   Shared memory;
   Gradient grad_key, grad_value;
 
   MMK_DEVICE explicit AttentionBackwardKeys(const AttentionBackwardCall& c) : call(c) {}
 
+  MMK_DEVICE KeyPlace place() const { return load<KeyPlace>(memory + kPlaceBytes); }
+  MMK_DEVICE KeyRows keys() const { return load<KeyRows>(memory + (kPlaceBytes + 16)); }
+  MMK_DEVICE KeyHeads heads() const { return load<KeyHeads>(memory + (kPlaceBytes + 32)); }
+  /// Batch entry and query head of the rows that are walked.
+  MMK_DEVICE Shared batch_at() const { return memory + (kPlaceBytes + 48); }
+  MMK_DEVICE Shared head_at() const { return memory + (kPlaceBytes + 52); }
+  MMK_DEVICE Place present() const {
+    Place now = at;
+    now.batch = load<int>(batch_at());
+    return now;
+  }
+  MMK_DEVICE Global<float> rest() const {
+    return global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(heads().block) * kStateNumbers;
+  }
   MMK_DEVICE KeyTile key() const { return {memory}; }
   MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
   MMK_DEVICE QueryTile query(int stage) const {
@@ -64,19 +84,23 @@ struct AttentionBackwardKeys {
   MMK_DEVICE QueryTile grad_out(int stage) const { return {query(stage).base + QueryTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
+  /// The plain kernel has the rows' shifts times -log2(e), and of every two rows -delta as the products start from it.
+  MMK_DEVICE Shared shift_at(int row) const { return memory + (kStatisticsBytes + 4 * row); }
+  MMK_DEVICE Shared deltas_at(int row) const { return memory + (kStatisticsBytes + 4 * kChunkRows + 8 * row); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
 
-  /// False beyond the last tile.
+  /// Puts the block's place into shared memory; false beyond the last tile.
   MMK_DEVICE bool find_place() {
     const AttentionProblem& p = call.problem;
     int64_t index = block_index_x();
-    Place& at = place.at;
+    KeyPlace place;
+    int head;
     at = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
     if (p.cu_k != nullptr) {
       place.segment = 0;
-      place.head = static_cast<int>(index / call.tiles);
+      head = static_cast<int>(index / call.tiles);
       int tile = static_cast<int>(index % call.tiles);
       for (;; ++at.batch) {
         if (at.batch == p.batch) return false;
@@ -98,14 +122,22 @@ struct AttentionBackwardKeys {
           continue;
         }
         place.tile = static_cast<int>(index % tiles);
-        place.head = static_cast<int>(index / tiles % p.heads_k);
+        head = static_cast<int>(index / tiles % p.heads_k);
         at.batch = static_cast<int>(index / tiles / p.heads_k);
         place.last_batch = batches == 1 ? static_cast<int>(p.batch) - 1 : at.batch;
         break;
       }
     }
-    length = segment_length(call, at, place.segment);
-    offset = static_cast<int>(call.segments[place.segment].offset);
+    place.dense_mask = kGeneral && has_dense_mask(p.mask) ? 1 : 0;
+    const int group = static_cast<int>(p.heads_q / p.heads_k);
+    if (thread_index() == 0) {
+      store(memory + kPlaceBytes, place);
+      store(memory + (kPlaceBytes + 16), KeyRows{at.key_first, segment_length(call, at, place.segment),
+                                                 static_cast<int>(call.segments[place.segment].offset)});
+      store(memory + (kPlaceBytes + 32), KeyHeads{head, head * group, (head + 1) * group, block_index_x()});
+      store(batch_at(), at.batch);
+    }
+    sync_block();
     return true;
   }
   /// Batch entries of the gradient; a launch that makes both has segments where they agree.
@@ -116,44 +148,65 @@ struct AttentionBackwardKeys {
   /// The tiles of keys in the present batch entry.
   MMK_DEVICE void begin() {
     const AttentionProblem& p = call.problem;
-    const Segment& segment = call.segments[place.segment];
-    if constexpr (kGeneral) dropout = DropoutKey::of(p.dropout, place.at.batch);
-    const int first = place.tile * kRows, count = length - first;
+    const KeyPlace own = place();
+    const KeyRows rows = keys();
+    const int batch = load<int>(batch_at());
+    const Segment& segment = call.segments[own.segment];
+    const int first = own.tile * kRows, count = rows.length - first;
     const auto copy = [&](KeyTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.at.batch, place.head, place.at.key_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+      const Global<const T> data = rows_of<T>(view, batch, heads().key, rows.first);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(key(), segment.key, p.dim_qk);
     if constexpr (kKey) copy(value(), segment.value, p.dim_v);
   }
 
-  MMK_DEVICE void copy_tile(int stage, int first) const {
+  /// Where the tiles of queries come from.
+  struct QuerySource {
+    Rows<T> queries, gradients;
+  };
+  MMK_DEVICE QuerySource query_source() const {
     const AttentionProblem& p = call.problem;
-    const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.at.batch, place.at.head, place.at.query_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, place.at.len_q - first);
-    };
-    copy(query(stage), p.query, p.dim_qk);
-    copy(grad_out(stage), p.grad_out, p.dim_v);
+    const int batch = load<int>(batch_at()), head = load<int>(head_at());
+    return {Rows<T>::of(rows_of<T>(p.query, batch, head, at.query_first), p.query.row, p.dim_qk),
+            Rows<T>::of(rows_of<T>(p.grad_out, batch, head, at.query_first), p.grad_out.row, p.dim_v)};
+  }
+  MMK_DEVICE void copy_tile(const QuerySource& source, int stage, int first) const {
+    copy_rows<kThreads, !kGeneral>(query(stage), source.queries, first, at.len_q - first);
+    copy_rows<kThreads, !kGeneral>(grad_out(stage), source.gradients, first, at.len_q - first);
+  }
+
+  MMK_DEVICE void store_statistics(int row, const RowStatistics& statistics) const {
+    if constexpr (kGeneral) {
+      store(statistics_at(row), statistics);
+    } else {
+      store(shift_at(row), -statistics.shift * kLog2E);
+      const Shared own = deltas_at(row / 2 * 2) + row % 2 * 4;
+      store(own, -statistics.delta);
+      store(own + 8, -statistics.delta);
+    }
   }
 
   /// Puts what the rows from `start` on see, and their statistics, into shared memory; which tiles some of them see
   /// some of this block's keys from, and which tiles see all of them.
   MMK_DEVICE Blocks look_at(int start) const {
-    const int first = place.tile * kRows, last = smaller(first + kRows, length);
+    const KeyPlace block = place();
+    const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
     sync_block();  // those of the chunk before have been read
+    if (thread_index() == 0) store(head_at(), at.head);
+    const Place now = present();
 #pragma unroll 1
     for (int i = thread_index(); i < kChunkRows; i += kThreads) {
-      const QueryRow row{place.at.head, start + i, start + i < place.at.len_q};
-      const Interval sees = interval_of(call, place.at, place.segment, row, length);
+      const QueryRow row{at.head, start + i, start + i < at.len_q};
+      const Interval sees = interval_of(call, now, block.segment, row, length);
       store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
-      store(statistics_at(i), statistics_of(call, place.at, row));
+      store_statistics(i, statistics_of(call, now, row));
       const uint32_t tile = 1u << i / kQueries;
       if (larger(sees.start, first) < smaller(sees.stop, last)) own.some |= tile;
       if (sees.start > first || sees.stop < last) own.full &= ~tile;
     }
-    if (kGeneral && (dense_mask || call.problem.bias.kind != BiasKind::kNone)) own.full = 0u;
+    if (kGeneral && (call.problem.bias.kind != BiasKind::kNone || block.dense_mask != 0)) own.full = 0u;
     const Blocks all =
         share_blocks<kWarps>({warp_or(own.some), warp_and(own.full)}, memory + (kStatisticsBytes + 16 * kChunkRows));
     if constexpr (kWarps == 1) sync_warp();
@@ -163,12 +216,14 @@ struct AttentionBackwardKeys {
   /// Bias and mask of this warp's keys for the tile of queries `tile` of the chunk, two queries at a time. What was there
   /// has been read: the ring has a barrier of the block before every tile.
   MMK_DEVICE void stage_addends(int tile) const {
-    const int own = warp_index() * 16 + lane_index() % 16, local = place.tile * kRows + own;
+    const KeyPlace block = place();
+    const int batch = load<int>(batch_at());
+    const int own = warp_index() * 16 + lane_index() % 16, local = block.tile * kRows + own, offset = keys().offset;
 #pragma unroll 1
     for (int column = lane_index() / 16; column < kQueries; column += 2) {
       const SeenRow row = load<SeenRow>(info_at(tile * kQueries + column));
-      const RowBias bias = bias_of(call.problem, place.at.batch, row);
-      store(addend_at(own, column), addend_of(call.problem, dense_mask, place.at.batch, row, bias, offset, local));
+      const RowBias bias = bias_of(call.problem, batch, row);
+      store(addend_at(own, column), addend_of(call.problem, block.dense_mask != 0, batch, row, bias, offset, local));
     }
     sync_warp();
   }
@@ -179,11 +234,12 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     const int group = lane_index() / 4, pair = lane_index() % 4 * 2, own = warp_index() * 16 + group;
     uint32_t kept = 0xffffffffu;
-    if (kGeneral && p.dropout.active) {
+    if (p.dropout.active) {
       const Dropout& d = p.dropout;
-      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(place.at.head + d.offset[1]),
+      const DropoutKey dropout = DropoutKey::of(d, load<int>(batch_at()));
+      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(at.head + d.offset[1]),
                                     start + tile * kQueries + d.offset[2],
-                                    offset + place.tile * kRows + warp_index() * 16 + d.offset[3]);
+                                    keys().offset + place().tile * kRows + warp_index() * 16 + d.offset[3]);
     }
 #pragma unroll
     for (int n = 0; n < Pairs::kColumnTiles; ++n) {
@@ -191,16 +247,39 @@ struct AttentionBackwardKeys {
       for (int e = 0; e < 2; ++e) {
         const int column = 8 * n + pair + e;
         const RowStatistics row = load<RowStatistics>(statistics_at(tile * kQueries + column));
-        Interval sees{};
-        if constexpr (!kFull && !kGeneral) sees = load<SeenRow>(info_at(tile * kQueries + column)).sees;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int local = place.tile * kRows + own + 8 * r, j = 2 * r + e;
-          float addend = 0.0f;
-          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(own + 8 * r, column));
-          const bool hidden = kGeneral ? addend == -INFINITY : local < sees.start || local >= sees.stop;
-          pair_step<kGeneral, !kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, hidden,
-                                      (kept >> (4 * n + j) & 1) != 0);
+          const int j = 2 * r + e;
+          const float addend = kFull ? 0.0f : load<float>(addend_at(own + 8 * r, column));
+          pair_step<!kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, addend == -INFINITY,
+                            (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  /// The same of the plain kernel.
+  template <bool kFull>
+  MMK_DEVICE void finish_plain(Pairs& s, Pairs& dp, int tile) const {
+    struct alignas(8) Two {
+      float x[2];
+    };
+    const int pair = lane_index() % 4 * 2;
+    const int own = kFull ? 0 : place().tile * kRows + warp_index() * 16 + lane_index() / 4;
+    const float log2_scale = call.problem.scale * kLog2E;
+#pragma unroll
+    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+      const int first = tile * kQueries + 8 * n + pair;
+      const Two shift = load<Two>(shift_at(first));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        Interval sees{};
+        if constexpr (!kFull) sees = load<SeenRow>(info_at(first + e)).sees;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int key = own + 8 * r, j = 2 * r + e;
+          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], shift.x[e],
+                                  key < sees.start || key >= sees.stop);
         }
       }
     }
@@ -209,16 +288,32 @@ struct AttentionBackwardKeys {
   template <bool kFull>
   MMK_DEVICE void step(int stage, int start, int tile) {
     Pairs s, dp;
-    if constexpr (kKey) {
-      rows_by_rows(dp, value(), warp_index() * 16, grad_out(stage));
-    } else {
-      dp.clear();
-    }
+    start_gradients(dp, tile);
+    if constexpr (kKey) rows_by_rows<true>(dp, value(), warp_index() * 16, grad_out(stage));
     rows_by_rows(s, key(), warp_index() * 16, query(stage));
-    if constexpr (kGeneral && !kFull) stage_addends(tile);
-    finish<kFull>(s, dp, start, tile);
+    if constexpr (kGeneral) {
+      if constexpr (!kFull) stage_addends(tile);
+      finish<kFull>(s, dp, start, tile);
+    } else {
+      finish_plain<kFull>(s, dp, tile);
+    }
     if constexpr (kValue) accumulate<!kFull>(grad_value, s, grad_out(stage));
     if constexpr (kKey) accumulate<!kFull>(grad_key, dp, query(stage));
+  }
+
+  /// What the sums of dP start from: 0, or -delta in the plain kernel.
+  MMK_DEVICE void start_gradients(Pairs& dp, int tile) const {
+    struct alignas(16) Four {
+      float x[4];
+    };
+    dp.clear();
+    if constexpr (kGeneral || !kKey) return;
+#pragma unroll
+    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+      const Four deltas = load<Four>(deltas_at(tile * kQueries + 8 * n + lane_index() % 4 * 2));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) dp.at[0][n][j] = deltas.x[j];
+    }
   }
 
   /// The tiles of the rows from `start` on of one head; false where none of them sees any of the keys.
@@ -228,21 +323,33 @@ struct AttentionBackwardKeys {
     if (left == 0) return false;
     grad_key.clear();
     grad_value.clear();
-    copy_tile(0, start + lowest_bit(left) * kQueries);
+    // a general kernel has no registers for it either
+    const QuerySource source = query_source();
+    const auto copy = [&](int to, int tile) {
+      copy_tile(kGeneral ? query_source() : source, to, start + tile * kQueries);
+    };
+    copy(0, lowest_bit(left));
     commit_copies();
-    for (int stage = 0; left != 0; stage ^= 1) {
+    int stage = 0;
+    const auto next = [&] {
       wait_copies<0>();
       sync_block();
-      const uint32_t bit = left & -left;
       const int tile = lowest_bit(left);
-      left ^= bit;
-      if (left != 0) copy_tile(stage ^ 1, start + lowest_bit(left) * kQueries);
+      left &= left - 1;
+      if (left != 0) copy(stage ^ 1, lowest_bit(left));
       commit_copies();
-      if ((all.full & bit) != 0) {
+      return tile;
+    };
+    while (left != 0) {
+      while ((all.full & left & -left) != 0) {
+        const int tile = next();
         step<true>(stage, start, tile);
-      } else {
-        step<false>(stage, start, tile);
+        stage ^= 1;
       }
+      if (left == 0) break;
+      const int tile = next();
+      step<false>(stage, start, tile);
+      stage ^= 1;
     }
     return true;
   }
@@ -250,13 +357,15 @@ struct AttentionBackwardKeys {
   MMK_DEVICE void write(const Gradient& gradient, const TensorView& view, int64_t batches, int64_t dim,
                         float by) const {
     if (view.data == nullptr) return;
+    const KeyPlace own = place();
+    const KeyRows rows = keys();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = place.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
-      if (row >= length) continue;
-      const int64_t batch = batches == 1 ? 0 : place.at.batch;
-      const int64_t at = batch * view.batch + place.head * view.head + (place.at.key_first + row) * view.row;
-      write_row(gradient, r, global<T>(view.data) + at, static_cast<int>(dim), by);
+      const int row = own.tile * kRows + warp_index() * 16 + 8 * r + lane_index() / 4;
+      if (row >= rows.length) continue;
+      const int64_t batch = batches == 1 ? 0 : load<int>(batch_at());
+      const int64_t to = batch * view.batch + heads().key * view.head + (rows.first + row) * view.row;
+      write_row(gradient, r, global<T>(view.data) + to, static_cast<int>(dim), by);
     }
   }
 
@@ -264,37 +373,35 @@ struct AttentionBackwardKeys {
     const AttentionProblem& p = call.problem;
     memory = shared_memory();
     if (!find_place()) return;
-    const Global<float> rest_key =
-        global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(block_index_x()) * kStateNumbers;
-    const Global<float> rest_value = rest_key + (kKey ? kThreads * kDim / 2 : 0);
-    if constexpr (kGeneral) dense_mask = has_dense_mask(p.mask);
-    const int group = static_cast<int>(p.heads_q / p.heads_k);
     bool some = false;
     grad_key.clear();
     grad_value.clear();
-    for (;; ++place.at.batch) {
+    for (;;) {
       begin();
-      for (int member = 0; member < group; ++member) {
-        place.at.head = place.head * group + member;
-        for (int start = 0; start < place.at.len_q; start += kChunkRows) {
+      for (at.head = heads().first; at.head < heads().stop; ++at.head) {
+        for (int start = 0; start < at.len_q; start += kChunkRows) {
           if (!chunk(start) || call.scratch == nullptr) continue;
           if constexpr (kKey) {
-            if (some) add_saved<kThreads>(grad_key, rest_key);
-            save<kThreads>(grad_key, rest_key);
+            if (some) add_saved<kThreads>(grad_key, rest());
+            save<kThreads>(grad_key, rest());
           }
           if constexpr (kValue) {
-            if (some) add_saved<kThreads>(grad_value, rest_value);
-            save<kThreads>(grad_value, rest_value);
+            constexpr int kBehind = kKey ? kThreads * kDim / 2 : 0;
+            if (some) add_saved<kThreads>(grad_value, rest() + kBehind);
+            save<kThreads>(grad_value, rest() + kBehind);
           }
           some = true;
         }
       }
       commit_copies();
       wait_copies<0>();
-      if (place.at.batch >= place.last_batch) break;
+      const int batch = load<int>(batch_at());
+      if (batch >= place().last_batch) break;
       sync_block();  // this entry's tiles have been read
+      if (thread_index() == 0) store(batch_at(), batch + 1);
+      sync_block();
     }
-    const Segment& segment = call.segments[place.segment];
+    const Segment& segment = call.segments[place().segment];
     if constexpr (kKey) {
       if (call.wants_key) write(grad_key, segment.grad_key, segment.key_batches, p.dim_qk, p.scale);
     }

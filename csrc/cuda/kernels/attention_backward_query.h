@@ -17,7 +17,7 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// kGeneral: with softcap, bias, dense mask, dropout, or a scale that is not positive.
+/// kGeneral: with softcap, bias, dense mask, dropout, a scale that is not positive, or rows that lack whole chunks (tile.h).
 template <class T_, int kDim_, int kWarps_, int kKeys_, bool kGeneral_>
 struct AttentionBackwardQuery {
   using T = T_;
@@ -31,17 +31,17 @@ struct AttentionBackwardQuery {
   using Gradient = Accumulator<1, kDim / 8>;
 
   static constexpr int kRingBytes = 2 * QueryTile::kBytes + 4 * KeyTile::kBytes;
-  static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kStatisticsBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kStatisticsBytes + (kGeneral ? 16 * kRows + 16 : 0);
   static constexpr int kAddendStride = kKeys + 8;  // so that the 8 rows of a fragment lie in different banks
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
   static constexpr int kStateNumbers = kThreads * kDim / 2;
 
   const AttentionBackwardCall& call;
   Place place;
-  DropoutKey dropout;
   bool dense_mask;
   Shared memory;
-  RowStatistics statistics[2];
+  float shift[2], delta[2];  // of the plain kernel: times -log2(e), and -1
   Gradient gradient;
 
   MMK_DEVICE explicit AttentionBackwardQuery(const AttentionBackwardCall& c) : call(c) {}
@@ -54,18 +54,25 @@ struct AttentionBackwardQuery {
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(row_in_tile(r))); }
+  /// The lane's row r. Read anew where it is needed: registers are for the sums.
+  MMK_DEVICE QueryRow known_row(int r) const {
+    const SeenRow row = info(r);
+    return {row.head, row.query, row.exists()};
+  }
+  MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }
+  MMK_DEVICE Shared head_at() const { return statistics_at(kRows); }
   MMK_DEVICE Shared words() const { return memory + (kRingBytes + 16 * kRows); }
   MMK_DEVICE Shared addend_at(int row, int column) const {
     return memory + (kInfoBytes + 4 * (row * kAddendStride + column));
   }
 
   /// The tiles of this block's rows in the present batch entry.
-  MMK_DEVICE void copy_queries() const {
+  MMK_DEVICE void copy_queries(int head) const {
     const AttentionProblem& p = call.problem;
     const int first = place.tile * kRows, count = place.len_q - first;
     const auto copy = [&](QueryTile tile, const TensorView& view, int64_t dim) {
-      const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
-      copy_rows<kThreads, false>(tile, Rows<T>::of(data, view.row, dim), first, count);
+      const Global<const T> data = rows_of<T>(view, place.batch, head, place.query_first);
+      copy_rows<kThreads, !kGeneral>(tile, Rows<T>::of(data, view.row, dim), first, count);
     };
     copy(query(), p.query, p.dim_qk);
     copy(grad_out(), p.grad_out, p.dim_v);
@@ -73,18 +80,41 @@ struct AttentionBackwardQuery {
 
   /// The same, and what else the rows need.
   MMK_DEVICE void begin() {
-    if constexpr (kGeneral) dropout = DropoutKey::of(call.problem.dropout, place.batch);
-    copy_queries();
+    if constexpr (kGeneral) {
+      if (thread_index() == 0) store(head_at(), place.head);
+      sync_block();
+    }
+    copy_queries(kGeneral ? load<int>(head_at()) : place.head);
+    sync_warp();  // what was there has been read
+    if (lane_index() < 16) {
+      const int own = warp_index() * 16 + lane_index();
+      const QueryRow row = query_row(call, place, place.tile * kRows + own);
+      store(info_at(own), SeenRow{row.inside ? row.head : -1, row.query, {0, 0}});
+      if constexpr (kGeneral) store(statistics_at(own), statistics_of(call, place, row));
+    }
+    sync_warp();
+    if constexpr (kGeneral) return;
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
-      statistics[r] = statistics_of(call, place, query_row(call, place, place.tile * kRows + row_in_tile(r)));
+    for (int r = 0; r < 2; ++r) {
+      const RowStatistics statistics = statistics_of(call, place, known_row(r));
+      shift[r] = statistics.shift * -kLog2E;
+      delta[r] = -statistics.delta;
+    }
   }
 
   using Source = KeySource<T>;
 
+  /// For general kernels, which have no registers to keep a source in. The head comes from shared memory, here and in begin,
+  /// lest the compiler keep what follows from it.
+  MMK_DEVICE Source source_anew(int s) const {
+    Place now = place;
+    now.head = load<int>(head_at());
+    return key_source<T>(call, now, s);
+  }
+
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
-    copy_rows<kThreads, false>(key(stage), source.keys, first, source.length - first);
-    copy_rows<kThreads, false>(value(stage), source.values, first, source.length - first);
+    copy_rows<kThreads, !kGeneral>(key(stage), source.keys, first, source.length - first);
+    copy_rows<kThreads, !kGeneral>(value(stage), source.values, first, source.length - first);
   }
 
   /// What the rows of this warp see of segment s.
@@ -131,8 +161,9 @@ struct AttentionBackwardQuery {
     const AttentionProblem& p = call.problem;
     const int pair = lane_index() % 4 * 2;
     uint32_t kept = 0xffffffffu;
-    if (kGeneral && p.dropout.active) {
+    if (p.dropout.active) {
       const Dropout& d = p.dropout;
+      const DropoutKey dropout = DropoutKey::of(d, place.batch);
       const auto dropout_row = [&](int r) {
         const SeenRow row = info(r);
         return DropoutRow{static_cast<uint32_t>(row.head + d.offset[1]),
@@ -142,19 +173,36 @@ struct AttentionBackwardQuery {
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      Interval sees{};
-      if constexpr (!kFull && !kGeneral) sees = info(r).sees;
+      const RowStatistics row = load<RowStatistics>(statistics_at(row_in_tile(r)));
 #pragma unroll
       for (int n = 0; n < Pairs::kColumnTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int column = 8 * n + pair + e, j = 2 * r + e;
-          float addend = 0.0f;
-          if constexpr (!kFull && kGeneral) addend = load<float>(addend_at(row_in_tile(r), column));
-          const bool hidden =
-              kGeneral ? addend == -INFINITY : first + column < sees.start || first + column >= sees.stop;
-          pair_step<kGeneral, !kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], statistics[r], addend, hidden,
-                                              (kept >> (4 * n + j) & 1) != 0);
+          const int j = 2 * r + e;
+          const float addend = kFull ? 0.0f : load<float>(addend_at(row_in_tile(r), 8 * n + pair + e));
+          pair_step<!kFull, kSlope>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, addend == -INFINITY,
+                                    (kept >> (4 * n + j) & 1) != 0);
+        }
+      }
+    }
+  }
+
+  /// The same of the plain kernel.
+  template <bool kFull>
+  MMK_DEVICE void finish_plain(Pairs& s, Pairs& dp, int first) const {
+    const int pair = lane_index() % 4 * 2;
+    const float log2_scale = call.problem.scale * kLog2E;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      Interval sees{};
+      if constexpr (!kFull) sees = info(r).sees;
+#pragma unroll
+      for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = first + 8 * n + pair + e, j = 2 * r + e;
+          plain_pair_step<!kFull>(log2_scale, s.at[0][n][j], dp.at[0][n][j], shift[r],
+                                  key < sees.start || key >= sees.stop);
         }
       }
     }
@@ -163,15 +211,27 @@ struct AttentionBackwardQuery {
   template <bool kFull>
   MMK_DEVICE void step(const Source& source, int stage, int first) {
     Pairs s, dp;
-    rows_by_rows(dp, grad_out(), warp_index() * 16, value(stage));
+    if constexpr (kGeneral) {
+      dp.clear();
+    } else {
+#pragma unroll
+      for (int n = 0; n < Pairs::kColumnTiles; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) dp.at[0][n][j] = delta[j / 2];
+    }
+    rows_by_rows<true>(dp, grad_out(), warp_index() * 16, value(stage));
     rows_by_rows(s, query(), warp_index() * 16, key(stage));
-    if constexpr (kGeneral && !kFull) stage_addends(source, first);
-    finish<kFull, true>(s, dp, source, first);
+    if constexpr (kGeneral) {
+      if constexpr (!kFull) stage_addends(source, first);
+      finish<kFull, true>(s, dp, source, first);
+    } else {
+      finish_plain<kFull>(s, dp, first);
+    }
     accumulate<!kFull>(gradient, dp, key(stage));
   }
 
   /// The blocks of a chunk that starts at key `start` of its segment; false where no row sees any.
-  MMK_DEVICE bool chunk(const Source& source, int start) {
+  MMK_DEVICE bool chunk(int s, const Source& source, int start) {
     Blocks own{0u, 0xffffffffu};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -188,21 +248,32 @@ struct AttentionBackwardQuery {
 
     gradient.clear();
     if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
-    copy_block(source, 0, start + lowest_bit(left) * kKeys);
+    const auto copy = [&](int to, int block) {
+      copy_block(kGeneral ? source_anew(s) : source, to, start + block * kKeys);
+    };
+    copy(0, lowest_bit(left));
     commit_copies();
-    for (int stage = 0; left != 0; stage ^= 1) {
+    int stage = 0;
+    const auto next = [&] {
       wait_copies<0>();
       sync_block();
-      const uint32_t bit = left & -left;
       const int first = start + lowest_bit(left) * kKeys;
-      left ^= bit;
-      if (left != 0) copy_block(source, stage ^ 1, start + lowest_bit(left) * kKeys);
+      left &= left - 1;
+      if (left != 0) copy(stage ^ 1, lowest_bit(left));
       commit_copies();
-      if ((all.full & bit) != 0) {
+      return first;
+    };
+    while (left != 0) {
+      while ((all.full & left & -left) != 0) {
+        const int first = next();
         step<true>(source, stage, first);
-      } else if ((own.some & bit) != 0) {
-        step<false>(source, stage, first);
+        stage ^= 1;
       }
+      if (left == 0) break;
+      const bool seen = (own.some & left & -left) != 0;
+      const int first = next();
+      if (seen) step<false>(source, stage, first);
+      stage ^= 1;
     }
     return true;
   }
@@ -212,7 +283,7 @@ struct AttentionBackwardQuery {
     const TensorView& view = p.grad_query;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const QueryRow row = query_row(call, place, place.tile * kRows + row_in_tile(r));
+      const QueryRow row = known_row(r);
       if (!row.inside) continue;
       const int64_t batch = p.query_batches == 1 ? 0 : place.batch;
       const int64_t at = batch * view.batch + row.head * view.head + (place.query_first + row.query) * view.row;
@@ -237,7 +308,7 @@ struct AttentionBackwardQuery {
         const Source source = key_source<T>(call, place, s);
         look_at(s, source);
         for (int start = 0; start < source.length; start += kChunkKeys) {
-          if (!chunk(source, start) || call.scratch == nullptr) continue;
+          if (!chunk(s, source, start) || call.scratch == nullptr) continue;
           if (some) add_saved<kThreads>(gradient, rest);
           some = true;
           save<kThreads>(gradient, rest);

@@ -86,7 +86,7 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     const Blocks own{warp_any(some) ? 1u : 0u, 0u};
     if (share_blocks<kWarps>(own, this->words()).some == 0) return;
     this->dense_mask = has_dense_mask(p.mask);
-    this->copy_queries();
+    this->copy_queries(place.head);
     for (int s = 0; s < p.num_segments; ++s) {
       const Source source = key_source<T>(this->call, this->place, s);
       this->look_at(s, source);

@@ -8,8 +8,9 @@
 
 MMK_NAMESPACE_BEGIN
 
+/// One block a multiprocessor at least: without the 1 ptxas aims at more of them, and spills registers for it.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads)
+__global__ void __launch_bounds__(Kernel::kThreads, 1)
     attention_backward(const __grid_constant__ AttentionBackwardCall call) {
   Kernel(call).run();
 }
@@ -58,8 +59,8 @@ template <int kDim>
 void serve_backward_dim(BackwardRequest& request) {
   with_stored_type(request.problem.query.dtype, [&](auto type) {
     using T = typename decltype(type)::Type;
-    if (is_general(request.problem)) return serve_backward<T, BackwardKernels<T, kDim, true>>(request);
-    serve_backward<T, BackwardKernels<T, kDim, false>>(request);
+    with_backward_kernels<T, kDim>(request.problem,
+                                   [&](auto kernels) { serve_backward<T, typename decltype(kernels)::Type>(request); });
   });
 }
 

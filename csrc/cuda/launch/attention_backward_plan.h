@@ -7,6 +7,14 @@
 
 MMK_NAMESPACE_BEGIN
 
+/// Whether all rows that the products read can be copied in chunks of 16 bytes.
+inline bool backward_whole_chunks(const AttentionProblem& p) {
+  bool whole = whole_chunks(p.query, p.dim_qk) && whole_chunks(p.grad_out, p.dim_v);
+  for (int s = 0; s < p.num_segments; ++s)
+    whole = whole && whole_chunks(p.segments[s].key, p.dim_qk) && whole_chunks(p.segments[s].value, p.dim_v);
+  return whole;
+}
+
 struct BackwardLaunch {
   AttentionBackwardCall call;
   int64_t blocks = 0;

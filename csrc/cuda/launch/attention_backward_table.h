@@ -14,21 +14,33 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// `general`: softcap, bias, dense mask, dropout, or a scale that is not positive.
+/// `general`: softcap, bias, dense mask, dropout, a scale that is not positive, rows without whole chunks, and all of fp32,
+/// whose products leave no time in which a difference would show.
 template <class T, int kDim, bool kGeneral>
 struct BackwardKernels {
   static constexpr int kBytes = kDim * static_cast<int>(sizeof(T));
   static constexpr int kWarps = kBytes <= 256 ? 4 : kBytes == 512 ? 2 : 1;
-  static constexpr int kColumns = kBytes <= 128 ? (kGeneral ? 32 : 64) : kBytes == 256 ? 32 : kBytes == 512 ? 16 : 8;
+  static constexpr int kKeys = kBytes <= 128 ? (kGeneral ? 32 : 64) : kBytes == 256 ? 32 : kBytes == 512 ? 16 : 8;
+  /// Half as many where dk and dv and what belongs to masks and biases would fill more than the registers.
+  static constexpr int kQueries = kGeneral && (kBytes == 256 || (kBytes == 512 && sizeof(T) == 4)) ? kKeys / 2 : kKeys;
   static constexpr bool kIsGeneral = kGeneral;
   static constexpr bool kTogether = kDim <= 128;
 
-  using Query = AttentionBackwardQuery<T, kDim, kWarps, kColumns, kGeneral>;
-  using Key = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, true, kTogether>;
-  using Value = AttentionBackwardKeys<T, kDim, kWarps, kColumns, kGeneral, kTogether, true>;
-  using Rows = AttentionBackwardRows<T, kDim, kWarps, kColumns>;
-  using Bias = AttentionBackwardBias<T, kDim, kWarps, kColumns>;
+  using Query = AttentionBackwardQuery<T, kDim, kWarps, kKeys, kGeneral>;
+  using Key = AttentionBackwardKeys<T, kDim, kWarps, kQueries, kGeneral, true, kTogether>;
+  using Value = AttentionBackwardKeys<T, kDim, kWarps, kQueries, kGeneral, kTogether, true>;
+  using Rows = AttentionBackwardRows<T, kDim, kWarps, kKeys>;
+  using Bias = AttentionBackwardBias<T, kDim, kWarps, kKeys>;
 };
+
+/// Calls f with the TypeOf a call's kernels.
+template <class T, int kDim, class F>
+void with_backward_kernels(const AttentionProblem& p, const F& f) {
+  if constexpr (sizeof(T) == 2) {
+    if (!is_general(p) && backward_whole_chunks(p)) return f(TypeOf<BackwardKernels<T, kDim, false>>{});
+  }
+  f(TypeOf<BackwardKernels<T, kDim, true>>{});
+}
 
 /// Calls f(TypeOf<Kernel>, launch) for every launch of a backward in order; `Kernels` is of the table.
 template <class Kernels, class Delta, class F>

@@ -9,8 +9,9 @@
 
 MMK_NAMESPACE_BEGIN
 
+/// One block a multiprocessor at least: without the 1 ptxas aims at more of them, and spills registers for it.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) attention_forward(const __grid_constant__ AttentionCall call) {
+__global__ void __launch_bounds__(Kernel::kThreads, 1) attention_forward(const __grid_constant__ AttentionCall call) {
   Kernel(call).run();
 }
 

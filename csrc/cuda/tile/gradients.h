@@ -13,24 +13,28 @@
 
 MMK_NAMESPACE_BEGIN
 
-/// One pair: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the product scale s, or,
-/// without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other pair has (add_poison asks).
-template <bool kGeneral, bool kMasked, bool kSlope = true>
+/// One pair of a general kernel: s becomes the weight after dropout, without its scale of the kept; dp the gradient of the
+/// product scale s, or, without `kSlope`, that of the biased logit. `kMasked`: a hidden pair gets -0 in both, which no other
+/// pair has (add_poison asks).
+template <bool kMasked, bool kSlope = true>
 MMK_DEVICE void pair_step(const AttentionProblem& p, float& s, float& dp, const RowStatistics& row, float addend,
                           bool hidden, bool kept) {
-  float weight, dropped = dp, slope = 1.0f;
-  if constexpr (kGeneral) {
-    const Capped x = capped(p, s);
-    slope = x.slope;
-    weight = exp2_approx((x.logit + addend - row.shift) * kLog2E) * row.factor;
-    if (p.dropout.active) dropped = kept ? dp * p.dropout.keep_scale : 0.0f;
-  } else {
-    weight = exp2_approx(fused(s, p.scale * kLog2E, -row.shift * kLog2E));
-  }
+  const Capped x = capped(p, s);
+  const float weight = exp2_approx((x.logit + addend - row.shift) * kLog2E) * row.factor;
+  float dropped = dp;
+  if (p.dropout.active) dropped = kept ? dp * p.dropout.keep_scale : 0.0f;
   float gradient = weight * (dropped - row.delta);
-  if constexpr (kGeneral && kSlope) gradient *= slope;
-  s = !kGeneral || kept ? weight : 0.0f;
+  if constexpr (kSlope) gradient *= x.slope;
+  s = kept ? weight : 0.0f;
   dp = kMasked ? gradient + 0.0f : gradient;  // -0 becomes 0
+  if (kMasked && hidden) s = dp = -0.0f;
+}
+
+/// The same of a plain kernel, where the sum of dp has started from -delta, and `shift` is the row's, times -log2(e).
+template <bool kMasked>
+MMK_DEVICE void plain_pair_step(float log2_scale, float& s, float& dp, float shift, bool hidden) {
+  s = exp2_approx(fused(s, log2_scale, shift));
+  dp = kMasked ? s * dp + 0.0f : s * dp;
   if (kMasked && hidden) s = dp = -0.0f;
 }
 

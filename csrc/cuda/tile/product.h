@@ -37,18 +37,18 @@ MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
   static_assert(A::kColumns == B::kColumns && C::kColumnTiles * 8 == B::kRows, "shapes of a product");
   const uint32_t lane = lane_index();
   if constexpr (sizeof(T) == 2) {
-    // the bits of a chunk's number lie inside the row's bytes: xor moves along the row
-    const Shared own_a = a.at(first + lane % 16, lane / 16);
-    const Shared own_b = b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const uint32_t own_a = A::offset(first + lane % 16, lane / 16);
+    const uint32_t own_b = B::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (int k = 0; k < A::kColumns / 16; ++k) {
       uint32_t left[C::kRowTiles][4];
 #pragma unroll
-      for (int m = 0; m < C::kRowTiles; ++m) load_matrices(left[m], (own_a ^ (k * 32)) + m * 16 * A::kRowBytes);
+      for (int m = 0; m < C::kRowTiles; ++m)
+        load_matrices(left[m], a.base + A::along(own_a, k) + m * 16 * A::kRowBytes);
 #pragma unroll
       for (int n = 0; n < C::kColumnTiles / 2; ++n) {
         uint32_t right[4];
-        load_matrices(right, (own_b ^ (k * 32)) + n * 16 * B::kRowBytes);
+        load_matrices(right, b.base + B::along(own_b, k) + n * 16 * B::kRowBytes);
 #pragma unroll
         for (int m = 0; m < C::kRowTiles; ++m) {
 #pragma unroll
@@ -68,7 +68,7 @@ MMK_DEVICE void rows_by_rows(C& c, A a, uint32_t first, B b) {
     };
     if constexpr (!kAdd) c.clear();
     const uint32_t group = lane / 4, pair = lane % 4 * 2;
-#pragma unroll(kAdd ? 2 : 4)
+#pragma unroll(kAdd || A::kChunks > 16 ? 2 : 4)
     for (int chunk = 0; chunk < A::kChunks; ++chunk) {
       Four left[C::kRowTiles][2];
 #pragma unroll
@@ -146,7 +146,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
   static_assert(W::kColumnTiles * 8 == B::kRows && C::kColumnTiles * 8 == B::kColumns, "shapes of a product");
   const uint32_t lane = lane_index();
   if constexpr (sizeof(T) == 2) {
-    const Shared own = b.at(lane % 16, lane / 16);
+    const uint32_t own = B::offset(lane % 16, lane / 16);
     const uint32_t ones = pack<T>(1.0f, 1.0f);
 #pragma unroll
     for (int k = 0; k < B::kRows / 16; ++k) {
@@ -157,7 +157,7 @@ MMK_DEVICE void weights_by_rows(C& c, const Weights<T, W>& weights, B b, float (
 #pragma unroll
       for (int n = 0; n < C::kColumnTiles / 2; ++n) {
         uint32_t right[4];
-        load_matrices_transposed(right, (own ^ (n * 32)) + k * 16 * B::kRowBytes);
+        load_matrices_transposed(right, b.base + B::along(own, n) + k * 16 * B::kRowBytes);
         if (isolate) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) right[i] = finite_part<T>(right[i]);

@@ -23,6 +23,11 @@ struct Tile {
   MMK_DEVICE static uint32_t offset(uint32_t row, uint32_t chunk) {
     return row * kRowBytes + ((chunk ^ swizzle(row)) << 4);
   }
+  /// From the offset of chunk 0 or 1 of a row, that of the chunk 2 `steps` further: swizzling moves chunks inside 128 bytes
+  /// only, so there are four such offsets to keep, whatever the width, and the rest is a constant.
+  MMK_DEVICE static uint32_t along(uint32_t offset, uint32_t steps) {
+    return (offset ^ (steps % 4 * 32)) + steps / 4 * 128;
+  }
   MMK_DEVICE Shared at(uint32_t row, uint32_t chunk) const { return base + offset(row, chunk); }
   /// The element of a row and column.
   MMK_DEVICE Shared element(uint32_t row, uint32_t column) const {
@@ -46,16 +51,22 @@ struct Rows {
   }
 };
 
-/// One chunk, element by element: rows of any stride, length and alignment. Zeros from `count` elements on.
+/// One chunk, element by element: rows of any stride, length and alignment. Zeros from `count` elements on. By halves,
+/// lest the numbers on their way take too many registers from the products.
 template <class T>
 MMK_DEVICE void copy_chunk(Shared to, Global<const T> from, int count) {
-  constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-  struct alignas(16) Chunk {
+  constexpr int kElements = 8 / static_cast<int>(sizeof(T));
+  struct alignas(8) Numbers {
     T element[kElements];
-  } chunk;
+  };
+#pragma unroll 1
+  for (int half = 0; half < 2; ++half) {
+    Numbers numbers;
 #pragma unroll
-  for (int i = 0; i < kElements; ++i) chunk.element[i] = i < count ? load(from + i) : T{};
-  store(to, chunk);
+    for (int i = 0; i < kElements; ++i)
+      numbers.element[i] = half * kElements + i < count ? load(from + (half * kElements + i)) : T{};
+    store(to + half * 8, numbers);
+  }
 }
 
 /// Copies rows [first, first + kRows) of the source, zeros for those from first + count on. The copies are asynchronous
@@ -72,17 +83,22 @@ MMK_DEVICE void copy_rows(Tile tile, const Rows<typename Tile::T>& source, int64
   const auto row_of = [&](int i) { return own_row + i / kAcross * kDown; };
   const auto chunk_of = [&](int i) { return own_chunk + i % kAcross * kThreads; };
   const auto column_of = [&](int i) { return static_cast<int>(chunk_of(i)) * Tile::kChunkElements; };
-  const Global<const T> from = source.data + first * source.stride;
   if (kWhole || source.whole_chunks) {
-    const uint32_t stride = static_cast<uint32_t>(source.stride);
-    const Global<const T> own = from + static_cast<int64_t>(own_row * stride);
+    // 32 bits by 32 bits, in bytes: one instruction an address
+    const uint32_t step = static_cast<uint32_t>(source.stride) * static_cast<uint32_t>(sizeof(T));
+    const auto down = [&](uint32_t rows) { return static_cast<int64_t>(static_cast<uint64_t>(step) * rows); };
+    const Global<const uint8_t> own = global<uint8_t>(static_cast<const void*>(source.data.pointer)) +
+                                      (down(own_row) + own_chunk * 16) + down(static_cast<uint32_t>(first));
 #pragma unroll(kWhole ? kSteps : 1)
     for (int i = 0; i < kSteps; ++i) {
-      const uint64_t down = static_cast<uint64_t>(stride) * static_cast<uint32_t>(i / kAcross * kDown);
-      const bool inside = static_cast<int>(row_of(i)) < count && column_of(i) < source.dim;
-      copy16_async(tile.at(row_of(i), chunk_of(i)), own + static_cast<int64_t>(down + column_of(i)), inside);
+      const int row_down = i / kAcross * kDown, across = i % kAcross * kThreads * 16;
+      const bool in_row = column_of(i) < source.dim;
+      const Global<const uint8_t> from = own + (down(row_down) + across);
+      copy16_async(tile.at(row_of(i), chunk_of(i)), global<T>(static_cast<const void*>(from.pointer)),
+                   row_down < (in_row ? count - static_cast<int>(own_row) : 0));
     }
   } else {
+    const Global<const T> from = source.data + first * source.stride;
 #pragma unroll 1
     for (int i = 0; i < kSteps; ++i) {
       const int left = static_cast<int>(row_of(i)) < count ? source.dim - column_of(i) : 0;

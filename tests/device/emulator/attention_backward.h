@@ -32,11 +32,8 @@ void run_backward_of(Run& run, const mmkernels::AttentionProblem& p) {
   namespace device = mmkernels::device;
   device::with_head_dim(device::attention_dim(p), [&](auto dim) {
     constexpr int kDim = decltype(dim)::value;
-    if (device::is_general(p)) {
-      run_backward_kernels<device::BackwardKernels<T, kDim, true>, T>(run, p);
-    } else {
-      run_backward_kernels<device::BackwardKernels<T, kDim, false>, T>(run, p);
-    }
+    device::with_backward_kernels<T, kDim>(
+        p, [&](auto kernels) { run_backward_kernels<typename decltype(kernels)::Type, T>(run, p); });
   });
 }
 

@@ -22,9 +22,11 @@ def bug(file: str, old: str, new: str, problem: str, seen_by: tuple[str, ...] = 
     return Planted(Bug(file, old, new), problem, seen_by)
 
 
+_LOOKS = "void look_at(int s, const Source& source) const {\n"
 _WAIT = "      wait_copies<0>();\n      sync_block();\n"
 _LOOKED = "interval_of(call, place, s, row, source.length)});\n    }\n"
 _STAGED = "source.offset, first + column));\n    }\n"
+_HIDDEN = "if (kMasked && hidden) s = dp = -0.0f;"
 _ADDENDS = "row, bias, offset, local));\n    }\n"
 
 QUERY_PASS = {
@@ -32,10 +34,10 @@ QUERY_PASS = {
     "query: waits for all groups but one": bug(QUERY, _WAIT, _WAIT.replace("<0>", "<1>"), "causal", RACE),
     "query: no barrier in the ring": bug(QUERY, _WAIT, "      wait_copies<0>();\n", "causal", RACE),
     "query: copies into the stage that is read": bug(
-        QUERY, "copy_block(source, stage ^ 1,", "copy_block(source, stage,", "causal", RACE
+        QUERY, "copy(stage ^ 1, lowest_bit(left))", "copy(stage, lowest_bit(left))", "causal", RACE
     ),
     "query: facts of rows are still read": bug(
-        QUERY, "    sync_warp();  // what was there has been read\n", "", "segments", RACE
+        QUERY, f"{_LOOKS}    sync_warp();  // what was there has been read\n", _LOOKS, "segments", RACE
     ),
     "query: facts of rows are not yet there": bug(
         QUERY, f"{_LOOKED}    sync_warp();\n", _LOOKED, "causal", ("race", "uninitialised")
@@ -66,7 +68,9 @@ QUERY_PASS = {
 KEYS_PASS = {
     "keys: no wait for copies": bug(KEYS, _WAIT, "      sync_block();\n", "causal", RACE),
     "keys: no barrier in the ring": bug(KEYS, _WAIT, "      wait_copies<0>();\n", "causal", RACE),
-    "keys: copies into the stage that is read": bug(KEYS, "copy_tile(stage ^ 1,", "copy_tile(stage,", "causal", RACE),
+    "keys: copies into the stage that is read": bug(
+        KEYS, "copy(stage ^ 1, lowest_bit(left))", "copy(stage, lowest_bit(left))", "causal", RACE
+    ),
     "keys: facts of rows are still read": bug(
         KEYS, "    sync_block();  // those of the chunk before have been read\n", "", "chunks of rows", RACE
     ),
@@ -74,14 +78,18 @@ KEYS_PASS = {
         KEYS, f"{_ADDENDS}    sync_warp();\n", _ADDENDS, "bias", ("race", "uninitialised")
     ),
     "keys: the entry before is still read": bug(
-        KEYS, "      sync_block();  // this entry's tiles have been read\n", "", "one key and value", RACE
+        KEYS,
+        "      sync_block();  // this entry's tiles have been read\n",
+        "",
+        "one key and value",
+        ("race", "divergence"),
     ),
     "keys: one entry of a broadcast key": bug(
         KEYS, "batches == 1 ? static_cast<int>(p.batch) - 1 : at.batch", "at.batch", "one key and value"
     ),
-    "keys: one head of a group": bug(KEYS, "member < group;", "member < 1;", "grouped heads"),
+    "keys: one head of a group": bug(KEYS, "at.head < heads().stop;", "at.head < heads().first + 1;", "grouped heads"),
     "keys: statistics of the first tile": bug(
-        KEYS, "statistics_at(tile * kQueries + column)", "statistics_at(column)", "causal"
+        KEYS, "statistics_at(tile * kQueries + column)", "statistics_at(column)", "causal, bias"
     ),
     "keys: a tile that sees one key forgotten": bug(
         KEYS,
@@ -92,20 +100,20 @@ KEYS_PASS = {
     "keys: a partial tile taken for full": bug(
         KEYS, "if (sees.start > first || sees.stop < last)", "if (sees.start > first)", "causal"
     ),
-    "keys: one key too many": bug(KEYS, "local >= sees.stop;", "local > sees.stop;", "causal"),
+    "keys: one key too many": bug(KEYS, "key >= sees.stop);", "key > sees.stop);", "causal"),
     "keys: chunks before forgotten": bug(
-        KEYS, "            if (some) add_saved<kThreads>(grad_value, rest_value);\n", "", "chunks of rows"
+        KEYS, "            if (some) add_saved<kThreads>(grad_value, rest() + kBehind);\n", "", "chunks of rows"
     ),
     "keys: sums of keys and values in one place": bug(
-        KEYS, "rest_key + (kKey ? kThreads * kDim / 2 : 0)", "rest_key", "chunks of rows"
+        KEYS, "kBehind = kKey ? kThreads * kDim / 2 : 0;", "kBehind = 0;", "chunks of rows"
     ),
     "keys: first key of a sequence": bug(
-        KEYS, "(place.at.key_first + row) * view.row", "row * view.row", "varlen", ("numbers", "race")
+        KEYS, "(rows.first + row) * view.row", "row * view.row", "varlen", ("numbers", "race")
     ),
     "keys: dropout without a segment's offset": bug(
         KEYS,
-        "offset + place.tile * kRows + warp_index() * 16 + d",
-        "place.tile * kRows + warp_index() * 16 + d",
+        "keys().offset + place().tile * kRows + warp_index() * 16 + d",
+        "place().tile * kRows + warp_index() * 16 + d",
         "dropout",
     ),
     "keys: dropout of the first tile": bug(
@@ -120,23 +128,24 @@ KEYS_PASS = {
 }
 
 PAIRS = {
-    "derivative of softcap": bug(GRADIENTS, "  if constexpr (kGeneral && kSlope) gradient *= slope;\n", "", "softcap"),
-    "delta not subtracted": bug(GRADIENTS, "(dropped - row.delta)", "dropped", "few"),
+    "derivative of softcap": bug(GRADIENTS, "  if constexpr (kSlope) gradient *= x.slope;\n", "", "softcap"),
+    "query: delta not subtracted by the plain kernel": bug(
+        QUERY, "delta[r] = -statistics.delta;", "delta[r] = 0.0f;", "few"
+    ),
+    "keys: delta not subtracted by the plain kernel": bug(
+        KEYS, "store(own, -statistics.delta);", "store(own, 0.0f);", "few"
+    ),
+    "keys: shift of every other query": bug(KEYS, "shift.x[e],", "shift.x[0],", "few"),
+    "delta not subtracted": bug(GRADIENTS, "(dropped - row.delta)", "dropped", "softcap"),
     "gradients of kept pairs not scaled": bug(
         GRADIENTS, "kept ? dp * p.dropout.keep_scale : 0.0f", "kept ? dp : 0.0f", "dropout"
     ),
     "gradients of dropped pairs": bug(
         GRADIENTS, "kept ? dp * p.dropout.keep_scale : 0.0f", "dp * p.dropout.keep_scale", "dropout"
     ),
-    "weights of dropped pairs": bug(GRADIENTS, "s = !kGeneral || kept ? weight : 0.0f;", "s = weight;", "dropout"),
-    "weights of hidden pairs": bug(GRADIENTS, "  if (kMasked && hidden) s = dp = -0.0f;\n", "", "causal"),
-    "hidden pairs not marked": bug(
-        GRADIENTS,
-        "if (kMasked && hidden) s = dp = -0.0f;",
-        "if (kMasked && hidden) s = dp = 0.0f;",
-        "poison",
-        ISOLATION,
-    ),
+    "weights of dropped pairs": bug(GRADIENTS, "s = kept ? weight : 0.0f;", "s = weight;", "dropout"),
+    "weights of hidden pairs": Planted(Bug(GRADIENTS, f"  {_HIDDEN}\n", "", 2), "causal", NUMBERS),
+    "hidden pairs not marked": Planted(Bug(GRADIENTS, _HIDDEN, _HIDDEN.replace("-0", "0"), 2), "poison", ISOLATION),
     "poison not looked for": bug(GRADIENTS, "kMasked && has_poison(b)", "false", "poison", ISOLATION),
     "factor of a row": bug(GRADIENTS, "* kLog2E) * row.factor;", "* kLog2E);", "finfo.min"),
     "dropout of rows: words of a lane": bug(

@@ -65,21 +65,29 @@ SYNCHRONISATION = {
 PRODUCTS = {
     "words 1 and 2 of the weights": kernel(_OWN_WORDS, _SWAPPED_WORDS, "causal", NUMBERS, PRODUCT),
     "words 1 and 2 of the queries": kernel(
-        "a.at(first + lane % 16, lane / 16)",
-        "a.at(first + lane % 8 + lane / 16 * 8, lane / 8 % 2)",
+        "A::offset(first + lane % 16, lane / 16)",
+        "A::offset(first + lane % 8 + lane / 16 * 8, lane / 8 % 2)",
         "causal",
         NUMBERS,
         PRODUCT,
     ),
     "rows of the keys' matrices": kernel(
-        "b.at(lane % 8 + lane / 16 * 8, lane / 8 % 2)", "b.at(lane % 16, lane / 16)", "causal", NUMBERS, PRODUCT
+        "B::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2)",
+        "B::offset(lane % 16, lane / 16)",
+        "causal",
+        NUMBERS,
+        PRODUCT,
     ),
     "values not transposed": kernel(
         "load_matrices_transposed(right", "load_matrices(right", "causal", NUMBERS, PRODUCT
     ),
     "first product twice": kernel("if (k == 0 && !kAdd) {", "if (k <= 1) {", "causal", NUMBERS, PRODUCT),
     "swizzled chunks added": kernel(
-        "(own_a ^ (k * 32))", "(own_a + (k * 32))", "causal", ("numbers", "bounds", "uninitialised", "race"), PRODUCT
+        "(offset ^ (steps % 4 * 32))",
+        "(offset + (steps % 4 * 32))",
+        "causal",
+        ("numbers", "bounds", "uninitialised", "race"),
+        TILE,
     ),
     "copies not swizzled": kernel(
         "copy16_async(tile.at(row_of(i), chunk_of(i))",
@@ -88,7 +96,7 @@ PRODUCTS = {
         NUMBERS,
         TILE,
     ),
-    "tails of features not zeroed": kernel(" && column_of(i) < source.dim;", ";", "tails", ("numbers", "bounds"), TILE),
+    "tails of features not zeroed": kernel("(in_row ? count", "(true ? count", "tails", ("numbers", "bounds"), TILE),
     "one element more of a tail": kernel("i < count ?", "i <= count ?", "odd tails", ("numbers", "bounds"), TILE),
     "16 bytes from any address": kernel("data.aligned16() && ", "", "odd start", ("alignment",), TILE),
     "16 bytes at any stride": kernel("stride % kElements == 0 && ", "", "odd stride", ("alignment",), TILE),
