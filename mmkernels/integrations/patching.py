@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from torch import nn
 from mmkernels.integrations import transformers as hugging_face
 from mmkernels.integrations.report import Entry, PatchReport
 from mmkernels.integrations.stand_ins import stand_in
+from mmkernels.integrations.stand_ins.diffusion import dispatched
 
 Undo = Callable[[], None]
 
@@ -51,7 +53,8 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
     except BaseException:
         PatchReport([], [], undo).revert()
         raise
-    served = {entry.name for entry in replaced}
+    # Of a stand-in for a block, other modules compute the attention.
+    served = {entry.name for entry in replaced if getattr(type(model.get_submodule(entry.name)), "whole", True)}
     skipped = [entry for entry in skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
     return PatchReport(replaced, skipped, undo)
 
@@ -67,9 +70,12 @@ def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[En
     chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
     if other is not None and not (other.by_interface and chosen != hugging_face.NAME):
         _set(module, "__class__", other, undo)
-        replaced.append(Entry(name, cls.__name__, "a forward of ours over the same parameters"))
+        replaced.append(Entry(name, cls.__name__, getattr(other, "note", "a forward of ours over the same parameters")))
         return
-    code = _names_in_forward(cls)
+    if hasattr(module, "set_processor"):
+        _serve_processor(name, module, replaced, skipped, undo)
+        return
+    code = _names_in(cls.forward)
     if "ALL_ATTENTION_FUNCTIONS" in code:
         if chosen == hugging_face.NAME:
             replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
@@ -84,10 +90,28 @@ def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[En
         skipped.append(Entry(name, cls.__name__, note))
 
 
-def _names_in_forward(cls: Any) -> tuple[str, ...]:
-    """The global names and attributes that the code of a class's forward mentions."""
-    forward = inspect.unwrap(cls.forward)
-    code = getattr(forward, "__code__", None)
+def _serve_processor(name: str, module: Any, replaced: list[Entry], skipped: list[Entry], undo: list[Undo]) -> None:
+    """An attention module of diffusers, by the processor that it calls. Modules share processors, so it gets a copy."""
+    processor, kind = module.processor, type(module).__name__
+    cls: Any = type(processor)
+    other = stand_in(cls) or dispatched(cls)
+    if getattr(cls, "stands_in", False):
+        replaced.append(Entry(name, kind, "served before"))
+    elif other is not None:
+        served = copy.copy(processor)
+        served.__class__ = other
+        _set(module, "processor", served, undo)
+        replaced.append(Entry(name, kind, f"{cls.__name__} with an attention of ours"))
+    elif "scaled_dot_product_attention" in _names_in(cls.__call__):
+        note = f"its {cls.__name__} calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
+        skipped.append(Entry(name, kind, note))
+    else:
+        skipped.append(Entry(name, kind, f"its {cls.__name__} is not known here"))
+
+
+def _names_in(function: Any) -> tuple[str, ...]:
+    """The global names and attributes that a function's code mentions."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return () if code is None else code.co_names
 
 
