@@ -11,7 +11,7 @@ pytest.importorskip("diffusers", reason="diffusers is not installed")
 
 from diffusers.models import attention_processor
 from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers import transformer_flux
+from diffusers.models.transformers import transformer_flux, transformer_wan
 
 import mmkernels as mmk
 from mmkernels.integrations.stand_ins import diffusion
@@ -136,8 +136,6 @@ def test_attention_in_shards_stays_the_librarys(monkeypatch):
 
 
 def test_a_dispatched_call_in_shards_stays_the_librarys(monkeypatch):
-    from diffusers.models.transformers import transformer_wan
-
     given = []
 
     def record(query, key, value, *call, backend, parallel_config):
@@ -156,6 +154,32 @@ def test_a_dispatched_call_in_shards_stays_the_librarys(monkeypatch):
     module.processor._parallel_config = shards = object()
     module(x)
     assert count.calls == 1 and given == [shards]
+
+
+@pytest.mark.parametrize("made", ["FLUX", "Wan"])
+@pytest.mark.parametrize("kind", ["keys", "pairs", "added"])
+def test_joint_and_dispatched_attention_under_a_mask(made, kind):
+    if made == "FLUX":
+        module = transformer_flux.FluxAttention(32, 2, 16, added_kv_proj_dim=20, out_dim=32, context_pre_only=False)
+        x, text, keys = torch.randn(2, 5, 32), torch.randn(2, 4, 20), 9
+    else:
+        processor = transformer_wan.WanAttnProcessor()
+        module = transformer_wan.WanAttention(32, 2, 16, cross_attention_dim_head=16, processor=processor)
+        x, text, keys = torch.randn(2, 9, 32), torch.randn(2, 6, 32), 6
+    mask = torch.rand(2, keys) < 0.6
+    mask[:, 0] = True
+    mask = {"keys": mask, "pairs": mask[:, None, None] & (torch.rand(1, 1, 9, keys) < 0.8), "added": 3.0 * mask}[kind]
+    if kind == "pairs":
+        mask[..., 0] = True
+    randomize(module)
+    expected = module(x, text, mask)
+    mmk.patch(module)
+    count = Count()
+    with count.here():
+        found = module(x, text, mask)
+    assert count.calls == (2 if made == "FLUX" else 1)
+    for a, b in zip(found, expected, strict=True):
+        assert error(a, b) < 1e-4
 
 
 def masks(heads):
