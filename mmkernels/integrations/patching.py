@@ -53,8 +53,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
     except BaseException:
         PatchReport([], [], undo).revert()
         raise
-    # Of a stand-in for a block, other modules compute the attention.
-    served = {entry.name for entry in replaced if getattr(type(model.get_submodule(entry.name)), "whole", True)}
+    served = {entry.name for entry in replaced}
     skipped = [entry for entry in skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
     return PatchReport(replaced, skipped, undo)
 

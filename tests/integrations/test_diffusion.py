@@ -156,12 +156,15 @@ def test_a_dispatched_call_in_shards_stays_the_librarys(monkeypatch):
     assert count.calls == 1 and given == [shards]
 
 
-@pytest.mark.parametrize("made", ["FLUX", "Wan"])
+@pytest.mark.parametrize("made", ["FLUX", "FLUX, one stream", "Wan"])
 @pytest.mark.parametrize("kind", ["keys", "pairs", "added"])
 def test_joint_and_dispatched_attention_under_a_mask(made, kind):
     if made == "FLUX":
         module = transformer_flux.FluxAttention(32, 2, 16, added_kv_proj_dim=20, out_dim=32, context_pre_only=False)
         x, text, keys = torch.randn(2, 5, 32), torch.randn(2, 4, 20), 9
+    elif made == "FLUX, one stream":
+        module = transformer_flux.FluxAttention(32, 2, 16, out_dim=32, pre_only=True)
+        x, text, keys = torch.randn(2, 9, 32), None, 9
     else:
         processor = transformer_wan.WanAttnProcessor()
         module = transformer_wan.WanAttention(32, 2, 16, cross_attention_dim_head=16, processor=processor)

@@ -115,7 +115,6 @@ def _flux_single(cls: Any) -> type:
     class Block(cls):
         """The last product of a parallel block: of attention and MLP side by side, with gate and residual (FLUX)."""
 
-        whole = False
         note = "proj_out of attention and MLP, gate and residual as one concat_fusion"
 
         def forward(
