@@ -20,7 +20,7 @@ Undo = Callable[[], None]
 
 
 def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
-    """Run the attention of a model on mmkernels, in place: modules of torch.nn, transformers' models, and others known.
+    """Run the attention of a model on mmkernels, in place: torch.nn, transformers, diffusers, others known.
 
     ::
 
