@@ -15,6 +15,7 @@ from mmkernels.integrations.policy import POLICIES, why_not
 from mmkernels.integrations.report import Entry, PatchReport
 from mmkernels.integrations.stand_ins import stand_in
 from mmkernels.integrations.stand_ins.diffusion import dispatched
+from mmkernels.integrations.stand_ins.exchanged import exchanged
 
 Undo = Callable[[], None]
 
@@ -79,7 +80,10 @@ class _Work:
             if self._why_not(module) is None:
                 self._set(module, "use_nested_tensor", False)  # padded rows stay rows
         chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
-        if other is not None and not (other.by_interface and chosen != hugging_face.NAME):
+        code = _names_in(cls.forward)
+        if other is None and "ALL_ATTENTION_FUNCTIONS" not in code and not hasattr(module, "set_processor"):
+            other = exchanged(cls)
+        if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
             if not self._declines(name, module, other):
                 self._set(module, "__class__", other)
                 note = getattr(other, "note", "a forward of ours over the same parameters")
@@ -88,7 +92,6 @@ class _Work:
         if hasattr(module, "set_processor"):
             self._serve_processor(name, module)
             return
-        code = _names_in(cls.forward)
         note = None
         if "ALL_ATTENTION_FUNCTIONS" in code:
             if chosen == hugging_face.NAME:
@@ -108,7 +111,7 @@ class _Work:
         """An attention module of diffusers, by the processor that it calls; a copy, since modules share processors."""
         processor, kind = module.processor, type(module).__name__
         cls: Any = type(processor)
-        other = stand_in(cls) or dispatched(cls)
+        other = stand_in(cls) or dispatched(cls) or exchanged(cls, "__call__")
         if getattr(cls, "stands_in", False):
             self.replaced.append(Entry(name, kind, "served before"))
         elif other is not None:

@@ -14,3 +14,8 @@ def with_names(function: Any, **names: Any) -> Callable[..., Any]:
     )
     made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     return made
+
+
+def is_plain(function: Any) -> bool:
+    """Whether a method is a Python function as it was written, without decorators that rebinding would lose."""
+    return isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__")

@@ -228,14 +228,23 @@ def test_a_processor_that_another_model_shares_is_left_alone():
 
 
 def test_report_names_processors():
-    known = attention_processor.AttnProcessor2_0()
-    video, sliced = attention_processor.CogVideoXAttnProcessor2_0(), attention_processor.SlicedAttnProcessor(1)
-    model = nn.ModuleList(Attention(16, heads=2, dim_head=8, processor=one) for one in (known, video, sliced))
+    known, sliced = attention_processor.AttnProcessor2_0(), attention_processor.SlicedAttnProcessor(1)
+    model = nn.ModuleList(Attention(16, heads=2, dim_head=8, processor=one) for one in (known, sliced))
     report = mmk.patch(model)
     assert [(entry.name, entry.kind) for entry in report.replaced] == [("0", "Attention")]
     assert "AttnProcessor2_0" in report.replaced[0].note
-    notes = [entry.note for entry in report.skipped]
-    assert "override_sdpa" in notes[0] and "SlicedAttnProcessor is not known" in notes[1]
+    assert [(entry.name, "SlicedAttnProcessor is not known" in entry.note) for entry in report.skipped] == [("1", True)]
+
+
+def test_a_processor_that_calls_torchs_function():
+    module = randomize(Attention(16, heads=2, dim_head=8, processor=attention_processor.CogVideoXAttnProcessor2_0()))
+    x, text = torch.randn(2, 5, 16), torch.randn(2, 3, 16)
+    expected = module(x, text)
+    mmk.patch(module)
+    count = Count()
+    with count.here():
+        found = module(x, text)
+    assert count.calls == 1 and all(error(a, b) < 1e-4 for a, b in zip(found, expected, strict=True))
 
 
 def test_attention_inside_a_served_block_is_still_reported():

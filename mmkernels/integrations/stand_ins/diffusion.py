@@ -7,7 +7,6 @@ devices (`_parallel_config`) keep the library's own call.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkernels.integrations.given_masks import mask_and_bias
-from mmkernels.integrations.rebinding import with_names
+from mmkernels.integrations.rebinding import is_plain, with_names
 from mmkernels.integrations.stand_ins.common import heads
 from mmkernels.mask import Mask
 from mmkernels.nn.common import merge_heads
@@ -234,9 +233,8 @@ def _of_heads(attn: Any, mask: Tensor | None, context: Tensor) -> Tensor | None:
 @functools.cache
 def dispatched(cls: Any) -> Any:
     """For a processor class that calls diffusers' dispatcher, a subclass whose calls go to mmkernels; else None."""
-    call = inspect.unwrap(cls.__call__)
-    code = getattr(call, "__code__", None)
-    if code is None or _DISPATCH not in code.co_names or _DISPATCH not in call.__globals__:
+    call = cls.__call__
+    if not is_plain(call) or _DISPATCH not in call.__code__.co_names or _DISPATCH not in call.__globals__:
         return None
     made: Any = type(cls.__name__, (cls,), {"__call__": with_names(call, **{_DISPATCH: _dispatch(call)})})
     made.stands_in, made.__qualname__, made.__module__ = True, cls.__qualname__, __name__
