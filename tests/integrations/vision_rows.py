@@ -41,7 +41,12 @@ def clip() -> Any:
 def coca() -> Any:
     from open_clip.coca_model import CoCa
 
-    vision = VISION | {"attentional_pool": True, "attn_pooler_heads": 4, "n_queries": 6, "output_tokens": True}
+    vision = VISION | {
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+        "attn_pooler_queries": 6,
+        "output_tokens": True,
+    }
     return CoCa(32, TEXT | {"layers": 2, "mlp_ratio": 1.5}, TEXT | {"embed_cls": True, "output_tokens": True}, vision)
 
 
@@ -63,5 +68,5 @@ TIMM = [
 
 OPEN_CLIP = [
     Row("CLIP", clip, image_and_text, embeddings, 4, drops=False),
-    Row("CoCa", coca, image_and_text, embeddings, 8, drops=False),
+    Row("CoCa", coca, image_and_text, embeddings, 9, drops=False),
 ]
