@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +11,17 @@ from typing import Any
 from torch import nn
 
 from mmkernels.integrations import transformers as hugging_face
+from mmkernels.integrations.policy import POLICIES, why_not
 from mmkernels.integrations.report import Entry, PatchReport
 from mmkernels.integrations.stand_ins import stand_in
+from mmkernels.integrations.stand_ins.diffusion import dispatched
+from mmkernels.integrations.stand_ins.exchanged import exchanged
 
 Undo = Callable[[], None]
 
 
 def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
-    """Run the attention of a model on mmkernels, in place: modules of torch.nn, transformers' models, and others known.
+    """Run the attention of a model on mmkernels, in place: torch.nn, transformers, diffusers, others known.
 
     ::
 
@@ -32,85 +36,132 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
 
     Args:
         model: any module.
-        policy: "mmkernels", the one there is: mmkernels wherever it can.
+        policy: "mmkernels" serves whatever it can. "fastest" leaves alone what is not expected to be faster, by the
+            benchmarks of this repository and what is known without running: everything that is not on the CPU now, and
+            the modules and dtypes measured to be slower. The report says which, and why.
 
     Returns:
         PatchReport: `replaced`, `skipped`, `revert()`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if policy != "mmkernels":
-        raise ValueError(f'policy must be "mmkernels", got {policy!r}')
-    undo: list[Undo] = []
-    replaced: list[Entry] = []
-    skipped: list[Entry] = []
+    if policy not in POLICIES:
+        raise ValueError(f'policy must be "mmkernels" or "fastest", got {policy!r}')
+    work = _Work(policy == "fastest")
     try:
-        _set_implementation(model, undo)
+        work.set_implementation(model)
         for name, module in model.named_modules():
-            _serve(name, module, replaced, skipped, undo)
+            work.serve(name, module)
     except BaseException:
-        PatchReport([], [], undo).revert()
+        PatchReport([], [], work.undo).revert()
         raise
-    served = {entry.name for entry in replaced}
-    skipped = [entry for entry in skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
-    return PatchReport(replaced, skipped, undo)
+    served = {entry.name for entry in work.replaced}
+    skipped = [entry for entry in work.skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
+    return PatchReport(work.replaced, skipped + work.left_alone, work.undo)
 
 
-def _serve(name: str, module: nn.Module, replaced: list[Entry], skipped: list[Entry], undo: list[Undo]) -> None:
-    cls: Any = type(module)
-    if getattr(cls, "stands_in", False):
-        replaced.append(Entry(name, cls.__name__, "served before"))
-        return
-    other = stand_in(cls)
-    if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
-        _set(module, "use_nested_tensor", False, undo)  # padded rows stay rows
-    chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
-    if other is not None and not (other.by_interface and chosen != hugging_face.NAME):
-        _set(module, "__class__", other, undo)
-        replaced.append(Entry(name, cls.__name__, "a forward of ours over the same parameters"))
-        return
-    code = _names_in_forward(cls)
-    if "ALL_ATTENTION_FUNCTIONS" in code:
-        if chosen == hugging_face.NAME:
-            replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
+class _Work:
+    """One run of `patch`: what was done and what was not so far, and how to undo it."""
+
+    def __init__(self, fastest: bool) -> None:
+        self.fastest = fastest
+        self.undo: list[Undo] = []
+        self.replaced: list[Entry] = []
+        self.skipped: list[Entry] = []  # by what their code mentions
+        self.left_alone: list[Entry] = []  # by policy
+
+    def serve(self, name: str, module: nn.Module) -> None:
+        cls: Any = type(module)
+        if getattr(cls, "stands_in", False):
+            self.replaced.append(Entry(name, cls.__name__, "served before"))
+            return
+        other = stand_in(cls)
+        if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
+            if self._why_not(module) is None:
+                self._set(module, "use_nested_tensor", False)  # padded rows stay rows
+        chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        code = _names_in(cls.forward)
+        if other is None and "ALL_ATTENTION_FUNCTIONS" not in code and not hasattr(module, "set_processor"):
+            other = exchanged(cls)
+        if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
+            if not self._declines(name, module, other):
+                self._set(module, "__class__", other)
+                note = getattr(other, "note", "a forward of ours over the same parameters")
+                self.replaced.append(Entry(name, cls.__name__, note))
+            return
+        if hasattr(module, "set_processor"):
+            self._serve_processor(name, module)
+            return
+        note = None
+        if "ALL_ATTENTION_FUNCTIONS" in code:
+            if chosen == hugging_face.NAME:
+                self.replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
+            elif not self._declines(name, module):
+                note = f"nothing here can change its attn_implementation={chosen!r}"
+        elif "scaled_dot_product_attention" in code:
+            note = "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
+        elif "softmax" in code or "Softmax" in code:
+            note = "computes a softmax of its own, and its class is not known here"
+        elif stand_in(cls.__mro__[1]) is not None:
+            note = f"derives from {cls.__mro__[1].__name__}, and may compute something else"
+        if note is not None:
+            self.skipped.append(Entry(name, cls.__name__, note))
+
+    def _serve_processor(self, name: str, module: Any) -> None:
+        """An attention module of diffusers, by the processor that it calls; a copy, since modules share processors."""
+        processor, kind = module.processor, type(module).__name__
+        cls: Any = type(processor)
+        other = stand_in(cls) or dispatched(cls) or exchanged(cls, "__call__")
+        if getattr(cls, "stands_in", False):
+            self.replaced.append(Entry(name, kind, "served before"))
+        elif other is not None:
+            if not self._declines(name, module, other):
+                served = copy.copy(processor)
+                served.__class__ = other
+                self._set(module, "processor", served)
+                self.replaced.append(Entry(name, kind, f"{cls.__name__} with an attention of ours"))
+        elif "scaled_dot_product_attention" in _names_in(cls.__call__):
+            note = f"its {cls.__name__} calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
+            self.skipped.append(Entry(name, kind, note))
         else:
-            skipped.append(Entry(name, cls.__name__, f"nothing here can change its attn_implementation={chosen!r}"))
-    elif "scaled_dot_product_attention" in code:
-        skipped.append(Entry(name, cls.__name__, "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"))
-    elif "softmax" in code or "Softmax" in code:
-        skipped.append(Entry(name, cls.__name__, "computes a softmax of its own, and its class is not known here"))
-    elif stand_in(cls.__mro__[1]) is not None:
-        note = f"derives from {cls.__mro__[1].__name__}, and may compute something else"
-        skipped.append(Entry(name, cls.__name__, note))
+            self.skipped.append(Entry(name, kind, f"its {cls.__name__} is not known here"))
+
+    def _why_not(self, module: nn.Module, served_as: Any = None) -> str | None:
+        return why_not(module, served_as) if self.fastest else None
+
+    def _declines(self, name: str, module: nn.Module, served_as: Any = None) -> bool:
+        """Whether the policy leaves alone a module that could be served; the report says so."""
+        reason = self._why_not(module, served_as)
+        if reason is not None:
+            self.left_alone.append(Entry(name, type(module).__name__, f'left alone by policy "fastest": {reason}'))
+        return reason is not None
+
+    def _set(self, target: Any, name: str, value: Any) -> None:
+        before = getattr(target, name)
+        self.undo.append(lambda: setattr(target, name, before))
+        setattr(target, name, value)
+
+    def set_implementation(self, model: nn.Module) -> None:
+        """Choose our attention function in the configurations of every transformers model inside that asks for one."""
+        library = sys.modules.get("transformers.modeling_utils")
+        if library is None:
+            return
+        outer = [part for part in model.modules() if isinstance(part, library.PreTrainedModel)]
+        outer = [part for part in outer if self._why_not(part) is None]
+        if not outer:
+            return
+        hugging_face.register()
+        for config in _configurations([part.config for part in outer]):
+            self._set(config, "_attn_implementation_internal", config._attn_implementation_internal)
+        for part in outer:
+            if part._can_set_attn_implementation() and part.config._attn_implementation != hugging_face.NAME:
+                part.set_attn_implementation(hugging_face.NAME)
 
 
-def _names_in_forward(cls: Any) -> tuple[str, ...]:
-    """The global names and attributes that the code of a class's forward mentions."""
-    forward = inspect.unwrap(cls.forward)
-    code = getattr(forward, "__code__", None)
+def _names_in(function: Any) -> tuple[str, ...]:
+    """The global names and attributes that a function's code mentions."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return () if code is None else code.co_names
-
-
-def _set(target: Any, name: str, value: Any, undo: list[Undo]) -> None:
-    before = getattr(target, name)
-    undo.append(lambda: setattr(target, name, before))
-    setattr(target, name, value)
-
-
-def _set_implementation(model: nn.Module, undo: list[Undo]) -> None:
-    """Choose our attention function in the configurations of every transformers model inside that asks for one."""
-    library = sys.modules.get("transformers.modeling_utils")
-    if library is None:
-        return
-    outer = [part for part in model.modules() if isinstance(part, library.PreTrainedModel)]
-    if not outer:
-        return
-    hugging_face.register()
-    for config in _configurations([part.config for part in outer]):
-        _set(config, "_attn_implementation_internal", config._attn_implementation_internal, undo)
-    for part in outer:
-        if part._can_set_attn_implementation() and part.config._attn_implementation != hugging_face.NAME:
-            part.set_attn_implementation(hugging_face.NAME)
 
 
 def _configurations(roots: list[Any]) -> Iterator[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from mmkernels.integrations.rebinding import with_names
 from mmkernels.ops.attention.sdpa import scaled_dot_product_attention
 
 
@@ -39,15 +38,8 @@ class override_sdpa(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _with_names(function: Any, **names: Any) -> Callable[..., Any]:
-    """The same Python function, for which these global names mean something else."""
-    made = types.FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
-    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return made
-
-
 # The mode is off while it answers for a function, so it would not see what torch's function calls in turn. With
 # need_weights that is no scaled_dot_product_attention, and torch computes as ever.
-_multi_head_attention_forward = _with_names(
+_multi_head_attention_forward = with_names(
     F.multi_head_attention_forward, scaled_dot_product_attention=scaled_dot_product_attention
 )

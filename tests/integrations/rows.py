@@ -19,6 +19,7 @@ class Row:
         inputs: keyword arguments of its forward.
         outputs: the tensors to compare, real tokens only: what padded rows hold is nobody's business.
         calls: how many attention calls of mmkernels one forward makes.
+        compiled_calls: how many are left when compiled, where some have results that nobody reads.
         patched: served by `mmk.patch`; otherwise by `set_attn_implementation` alone.
         compiles: whether the model itself allows torch.compile(fullgraph=True).
         drops: whether its attention has dropout, and its forward in training has no other chance.
@@ -34,6 +35,7 @@ class Row:
     compiles: bool = True
     drops: bool = True
     slow: bool = True
+    compiled_calls: int | None = None
 
 
 def randomize(model: nn.Module) -> nn.Module:

@@ -7,16 +7,10 @@ import pytest
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 from tests.integrations import checks, cross_rows, image_rows, named_rows, stream_rows, torch_rows, vlm_rows
+from tests.integrations.cases import compiled_rows, rows
 
 TABLES = (named_rows, stream_rows, cross_rows, vlm_rows, image_rows, torch_rows)
 ROWS = [row for table in TABLES for row in table.ROWS]
-
-
-def rows(*which, sample=True):
-    """Parametrise over `row`; all but a sample are slow."""
-    marks = [[pytest.mark.slow] if row.slow or not sample else [] for row in which]
-    cases = [pytest.param(row, marks=mark, id=row.name) for row, mark in zip(which, marks, strict=True)]
-    return pytest.mark.parametrize("row", cases)
 
 
 @rows(*ROWS)
@@ -34,9 +28,6 @@ def test_autocast(row):
     checks.check_autocast(row)
 
 
-@pytest.mark.parametrize("row", [
-    pytest.param(row, marks=pytest.mark.nightly if row.slow else pytest.mark.slow, id=row.name)
-    for row in ROWS if row.compiles
-])  # fmt: skip
+@compiled_rows(*ROWS)
 def test_compiled_in_one_graph(row):
     checks.check_compiled(row)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 import mmkernels as mmk
 from tests.integrations.checks import Count
@@ -32,6 +33,14 @@ class Functional(nn.Module):
         return F.scaled_dot_product_attention(x, x, x)
 
 
+class Decorated(nn.Module):
+    """The same in a function that is not the class's own."""
+
+    @torch.no_grad()
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x)
+
+
 class Derived(nn.MultiheadAttention):
     """Something else, perhaps."""
 
@@ -40,7 +49,8 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, 4, 20, 0.0, batch_first=True), 2)
-        self.own, self.functional, self.derived = Own(), Functional(), Derived(WIDTH, 4, batch_first=True)
+        self.own, self.functional, self.decorated = Own(), Functional(), Decorated()
+        self.derived = Derived(WIDTH, 4, batch_first=True)
 
     def forward(self, x, padding=None):
         x = self.functional(self.own(self.encoder(x, src_key_padding_mask=padding)))
@@ -57,16 +67,15 @@ def inputs():
 
 def test_report_names_what_runs_and_what_does_not():
     report = mmk.patch(model())
-    assert (
-        sorted(entry.kind for entry in report.replaced) == ["MultiheadAttention"] * 2 + ["TransformerEncoderLayer"] * 2
-    )
+    kinds = sorted(entry.kind for entry in report.replaced)
+    assert kinds == ["Functional"] + ["MultiheadAttention"] * 2 + ["TransformerEncoderLayer"] * 2
     notes = {entry.name: entry.note for entry in report.skipped}
-    assert notes.keys() == {"own", "functional", "derived"}
-    assert "softmax of its own" in notes["own"] and "override_sdpa" in notes["functional"]
+    assert notes.keys() == {"own", "decorated", "derived"}
+    assert "softmax of its own" in notes["own"] and "override_sdpa" in notes["decorated"]
     assert "derives from MultiheadAttention" in notes["derived"]
     text = str(report)
-    assert "replaced: 4" in text and "skipped: 3" in text and "encoder.layers.0.self_attn" in text
-    assert isinstance(report, mmk.PatchReport) and repr(report) == "PatchReport(replaced=4, skipped=3)"
+    assert "replaced: 5" in text and "skipped: 3" in text and "encoder.layers.0.self_attn" in text
+    assert isinstance(report, mmk.PatchReport) and repr(report) == "PatchReport(replaced=5, skipped=3)"
 
 
 def test_revert_gives_back_every_class_and_bit():
@@ -130,10 +139,32 @@ def test_a_module_alone():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+class Closing(Functional):
+    """Beside `super()`, whose part stays torch's: the function by its own name, with defaults."""
+
+    def forward(self, x, scale=0.5, *, causal=True):
+        return super().forward(x) + scaled_dot_product_attention(x, x, x, is_causal=causal, scale=scale)
+
+
+@pytest.mark.parametrize("cls", [Functional, Closing])
+def test_any_class_that_calls_torchs_function(cls):
+    module, x = cls(), torch.randn(2, 4, 7, 8)
+    expected = module(x)
+    mmk.patch(module)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for run in (module, compiled):
+        run(x)
+        count = Count()
+        with count.here():
+            found = run(x)
+        assert count.calls == 1
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_wrong_arguments():
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got int"):
         mmk.patch(3)
-    with pytest.raises(ValueError, match="policy must be \"mmkernels\", got 'fast'"):
+    with pytest.raises(ValueError, match='policy must be "mmkernels" or "fastest", got \'fast\''):
         mmk.patch(model(), policy="fast")
 
 

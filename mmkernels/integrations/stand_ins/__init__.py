@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from mmkernels.integrations.stand_ins import bert, detection, perceiver, qwen_vision, sam, t5, torch_nn
+from mmkernels.integrations.stand_ins import bert, detection, diffusion, perceiver, qwen_vision, sam, t5, torch_nn
 
 StandIn = Callable[[Any], type]
 
 _TABLE: dict[str, StandIn] = {
     name: make
-    for room in (torch_nn, bert, detection, perceiver, qwen_vision, sam, t5)
+    for room in (torch_nn, bert, detection, diffusion, perceiver, qwen_vision, sam, t5)
     for name, make in room.SERVES.items()
 }
 
