@@ -66,7 +66,6 @@ void Machine::launch(const Options& options, Stats& stats, Grid grid, int thread
   banks_.begin(threads / kWarpSize, stats.bank_conflicts);
   warps_.assign(threads / kWarpSize, Warp());
   while (threads_.size() < static_cast<size_t>(threads)) threads_.push_back(std::make_unique<Thread>());
-  threads_.resize(threads);
 
   std::vector<int64_t> blocks(static_cast<size_t>(grid.x) * grid.y * grid.z);
   std::iota(blocks.begin(), blocks.end(), int64_t{0});
@@ -80,6 +79,7 @@ void Machine::launch(const Options& options, Stats& stats, Grid grid, int thread
   }
   current = nullptr;
   body_ = nullptr;
+  threads_.clear();  // a process has a limited number of mappings, and there may be many modules with a machine each
   if (reports_.empty()) return;
   Error error(reports_.front());
   error.all = reports_;
