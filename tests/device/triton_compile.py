@@ -24,7 +24,7 @@ from tests.device.ptx import Module
 
 NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8", torch.int32: "*i32",
-    torch.int64: "*i64",
+    torch.int64: "*i64", torch.float64: "*fp64",
 }  # fmt: skip
 
 
