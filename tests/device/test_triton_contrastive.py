@@ -229,3 +229,20 @@ def test_nothing(triton_contrastive_host, kind, rows, columns, dim):
         found = torch.autograd.grad(loss, operands, allow_unused=True, materialize_grads=True)
     assert dim == 0 or (loss == 0 and all((tensor == 0).all() for tensor in found))
     assert loss.isfinite() and all(tensor.isfinite().all() for tensor in found)
+
+
+@pytest.mark.slow
+@each_kind
+def test_offsets_beyond_32_bits(triton_contrastive_host, kind):
+    """Rows so far apart that 32 bits do not count to the last; of the 4 GiB only what is read is ever touched."""
+    case = Case(5, 5, 8, kind, "several", 0.1)
+    near = case.operands(torch.float16)
+    image, matrix = near[0].detach(), case.targets()
+    far_image = torch.empty(2**31 + 8, dtype=torch.float16).as_strided(image.shape, (2**29, 1))
+    far_matrix = torch.empty(2**32 + 8, dtype=torch.bool).as_strided(matrix.shape, (2**30, 1))
+    far_image.copy_(image)
+    far_matrix.copy_(matrix)
+    with interpreted(triton_contrastive_host):
+        expected = fused(near, matrix, kind, 0.1, backend="triton")
+        found = fused([far_image, *near[1:]], far_matrix, kind, 0.1, backend="triton")
+    same_bits("loss", found, expected)
