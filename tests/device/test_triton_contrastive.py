@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from mmkernels.ops.contrastive import triton
+from mmkernels.ops.contrastive import blocks, triton
 from tests.contrastive.naive import KINDS, POSITIVES, Case, fused
 from tests.contrastive.rule import Expectation
 from tests.device.triton_contrastive import interpreted
@@ -229,6 +229,36 @@ def test_nothing(triton_contrastive_host, kind, rows, columns, dim):
         found = torch.autograd.grad(loss, operands, allow_unused=True, materialize_grads=True)
     assert dim == 0 or (loss == 0 and all((tensor == 0).all() for tensor in found))
     assert loss.isfinite() and all(tensor.isfinite().all() for tensor in found)
+
+
+def test_shards(triton_contrastive_host):
+    """Texts in two shards, merged: what contrastive_loss over several processes is made of."""
+    case = Case(40, 40, 24, smoothing=0.1, reduction="sum", bias=None)
+    image, text, scale, _ = case.operands(torch.float32)
+    cuts = (slice(0, 17), slice(17, 40))
+    expected = expectation(case, torch.float32)
+    options = {"label_smoothing": 0.1, "backend": "triton"}
+    with interpreted(triton_contrastive_host):
+        parts = [
+            blocks.block_statistics(
+                image.detach(), text.detach()[cut], scale.detach(), column_offset=cut.start, **options
+            )
+            for cut in cuts
+        ]
+        rows = blocks.merge(parts[0].rows, parts[1].rows)
+        columns = [part.columns for part in parts]
+        loss = (rows.losses(0.1, 40).sum() + sum(column.losses(0.1, 40).sum() for column in columns)) / 2
+        side = rows.side(expected.grad.expand(40), 0.1, 40)
+        grads = [
+            blocks.block_gradients(
+                image.detach(), text.detach()[cut], scale.detach(), side, column.side(expected.grad, 0.1, 40),
+                column_offset=cut.start, **options,
+            )
+            for cut, column in zip(cuts, columns, strict=True)
+        ]  # fmt: skip
+    of_image, of_text, of_scale = zip(*grads, strict=True)
+    found = {"loss": loss, "image": sum(of_image), "text": torch.cat(of_text), "scale": sum(of_scale).float()}
+    assert not expected.faults(found)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -28,15 +27,19 @@ def interpreted(host: ModuleType, band_pairs: int | None = None) -> Iterator[lis
     """
     asked: list[str] = []
 
-    def entry(name: str, device: torch.device) -> Callable[..., Any]:
+    entry = triton._entry
+
+    def noted(name: str, device: torch.device) -> Callable[..., Any]:
         asked.append(name)
-        return partial(getattr(host, name), "interpreter")
+        return entry(name, device)
 
     pairs = host.BAND_PAIRS if band_pairs is None else band_pairs
     known = backends._backends["contrastive_loss"]
     with (
         patch.object(triton, "why_not", lambda problem: []),
-        patch.object(triton, "_entry", entry),
+        patch.object(triton, "_entry", noted),
+        patch.object(triton, "_host", lambda: host),
+        patch.object(host, "architecture_of", lambda device: "interpreter"),
         patch.object(torch.cuda, "device", lambda device: nullcontext()),
         patch.object(host, "BAND_PAIRS", pairs),
         poisoned_memory(),

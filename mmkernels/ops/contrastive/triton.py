@@ -19,7 +19,6 @@ from mmkernels.backend import Problem, why_not_triton
 from mmkernels.ops.contrastive import native_call
 from mmkernels.ops.contrastive.native_call import number
 from mmkernels.ops.contrastive.statistics import Side, Statistics
-from mmkernels.ops.contrastive.triton_kernels import tables
 
 
 def why_not(problem: Problem) -> list[str]:
@@ -80,8 +79,8 @@ def sigmoid(
 
 
 def _entry(name: str, device: torch.device) -> Callable[..., Any]:
-    arch = _triton.known(_triton.architecture(device), tables.table())
-    return functools.partial(getattr(_host(), name), arch)
+    host = _host()
+    return functools.partial(getattr(host, name), host.architecture_of(device))
 
 
 @functools.cache

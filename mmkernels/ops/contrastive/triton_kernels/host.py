@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels._triton import compiler_options
+from mmkernels._triton import architecture, compiler_options, known
 from mmkernels.ops.contrastive.triton_kernels import call as calls
 from mmkernels.ops.contrastive.triton_kernels import tables
 from mmkernels.ops.contrastive.triton_kernels.call import Band
@@ -31,6 +31,11 @@ BLOCK = 256
 """Numbers of a program of the small kernels."""
 FP16_TOP = 12
 """Six of the numbers that make a slope still fit into fp16 where the largest is below 2^13."""
+
+
+def architecture_of(device: torch.device) -> str:
+    """The name in `tables` of what serves a GPU."""
+    return known(architecture(device), tables.table())
 
 
 def statistics(
