@@ -100,7 +100,7 @@ def test_length_of_embeddings(triton_contrastive_host, length, kind, dtype):
     check(triton_contrastive_host, Case(40, 23, 33, kind, "index", reduction="sum", length=length), dtype)
 
 
-@each_dtype
+@fp16_is_slow
 @each_kind
 def test_logits_far_below_zero(triton_contrastive_host, kind, dtype):
     """Where a tile goes on behind the last column, dot products are 0: their exponential is Inf beside such rows."""
@@ -204,7 +204,7 @@ def test_an_index_that_is_no_column_is_no_positive(triton_contrastive_host, kind
         same_bits("result", found, expected)
 
 
-@each_dtype
+@fp16_is_slow
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_poison_in_the_sigmoid_kind(triton_contrastive_host, poison, dtype):
     case = Case(40, 45, 24, "sigmoid", "index", 0.1, "none")
