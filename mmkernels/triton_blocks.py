@@ -92,11 +92,17 @@ def safe_shift(row_max):
 
 
 @triton.jit
-def merge(max_a, sum_a, acc_a, max_b, sum_b, acc_b, UNIT: tl.constexpr):
-    """The states (maximum, sum, accumulator) of two disjoint sets of keys as one; UNIT: of the maxima, in log2."""
+def merge_factors(max_a, max_b, UNIT: tl.constexpr):
+    """The maximum of two, and what brings the sums of either to it."""
     row_max = tl.maximum(max_a, max_b)
     shift = safe_shift(row_max)
-    factor_a, factor_b = tl.exp2((max_a - shift) * UNIT), tl.exp2((max_b - shift) * UNIT)
+    return row_max, tl.exp2((max_a - shift) * UNIT), tl.exp2((max_b - shift) * UNIT)
+
+
+@triton.jit
+def merge(max_a, sum_a, acc_a, max_b, sum_b, acc_b, UNIT: tl.constexpr):
+    """The states (maximum, sum, accumulator) of two disjoint sets of keys as one; UNIT: of the maxima, in log2."""
+    row_max, factor_a, factor_b = merge_factors(max_a, max_b, UNIT)
     row_sum = tl.fma(sum_a, factor_a, sum_b * factor_b)
     return row_max, row_sum, tl.fma(acc_a, factor_a[:, None], acc_b * factor_b[:, None])
 

@@ -29,3 +29,10 @@ def triton_host() -> ModuleType:
     """The host side of the Triton attention kernels, which are interpreted."""
     pytest.importorskip("triton", reason="triton is not installed")
     return triton_interpreter.load()
+
+
+@pytest.fixture(scope="session")
+def triton_contrastive_host() -> ModuleType:
+    """That of the contrastive_loss kernels."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    return triton_interpreter.load(package=triton_interpreter.CONTRASTIVE)

@@ -29,7 +29,8 @@ from mmkernels.ops.attention.lowered import Lowered
 from tools.ninja_rules import ROOT
 
 PACKAGE = "mmkernels.ops.attention.triton_kernels"
-OURS = ("mmkernels.triton_blocks", PACKAGE)
+CONTRASTIVE = "mmkernels.ops.contrastive.triton_kernels"
+OURS = ("mmkernels.triton_blocks", PACKAGE, CONTRASTIVE)
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Bug:
     module: str
     old: str
     new: str
+    package: str = PACKAGE
 
     def planted(self) -> ModuleType:
         """The module with the bug, in its place."""
-        name = "mmkernels.triton_blocks" if self.module == "triton_blocks" else f"{PACKAGE}.{self.module}"
+        name = "mmkernels.triton_blocks" if self.module == "triton_blocks" else f"{self.package}.{self.module}"
         source = importlib.util.find_spec(name)
         assert source is not None and source.origin is not None
         text = Path(source.origin).read_text()
@@ -60,8 +62,9 @@ class Bug:
         return module
 
 
-def load(bug: Bug | None = None) -> ModuleType:
-    """The host module above interpreted kernels: a second copy of triton and of ours, of which nobody else knows.
+def load(bug: Bug | None = None, package: str = PACKAGE) -> ModuleType:
+    """The host module of a package above interpreted kernels: a second copy of triton and of ours, which nobody else
+    knows.
 
     Triton decides on import, for its own library too, whether functions are compiled or interpreted, and other tests of
     this process compile.
@@ -78,7 +81,7 @@ def load(bug: Bug | None = None) -> ModuleType:
     try:
         if bug is not None:
             bug.planted()
-        host = importlib.import_module(f"{PACKAGE}.host")
+        host = importlib.import_module(f"{package}.host")
         patch_once(sys.modules["triton.runtime.interpreter"])
         sum_exactly(sys.modules["triton.runtime.interpreter"])
         return host

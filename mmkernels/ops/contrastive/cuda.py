@@ -16,6 +16,7 @@ from torch import Tensor
 from mmkernels import _native_cuda
 from mmkernels.backend import Problem, why_not_native_cuda
 from mmkernels.ops.contrastive import native_call
+from mmkernels.ops.contrastive.native_call import number
 from mmkernels.ops.contrastive.statistics import Side, Statistics
 
 
@@ -33,7 +34,7 @@ def statistics(
     image: Tensor, text: Tensor, logit_scale: Tensor, targets: Tensor | None, totals: bool
 ) -> tuple[Statistics, Statistics]:
     """What the softmax kind needs of every row and of every column."""
-    return native_call.statistics(_entries()[0], image, text, _number(logit_scale, image), targets, totals)
+    return native_call.statistics(_entries()[0], image, text, number(logit_scale, image), targets, totals)
 
 
 def gradients(
@@ -48,7 +49,7 @@ def gradients(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of image and text (in `dtype`) and of logit_scale, what is needed, from both sides; `levels`: some are not 0."""
-    scale = _number(logit_scale, image)
+    scale = number(logit_scale, image)
     return native_call.gradients(
         _entries()[1], image, text, scale, targets, row_side, column_side, levels, needs, dtype
     )
@@ -66,14 +67,10 @@ def sigmoid(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss of every row; from the rows' gradients, those of image and text (in `dtype`), scale and bias."""
-    scale, bias = _number(logit_scale, image), None if logit_bias is None else _number(logit_bias, image)
+    scale, bias = number(logit_scale, image), None if logit_bias is None else number(logit_bias, image)
     return native_call.sigmoid(
         _entries()[2], image, text, scale, bias, targets, label_smoothing, row_grad, needs, dtype
     )
-
-
-def _number(scalar: Tensor, like: Tensor) -> Tensor:
-    return scalar.detach().to(like.device, torch.float32)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
-"""What the C++ backends of contrastive_loss share: entries of a library, and outputs that are allocated here.
+"""What the C++ and Triton backends of contrastive_loss share: outputs that are allocated here, for an entry to write.
 
-`scale` and `bias` are what the library takes: numbers (CPU), or tensors of one float32 that only the device reads.
+An entry is a library's, or a function of Triton's host side with the same arguments. `scale` and `bias` are what it
+takes: numbers (CPU), or tensors of one float32 that only the device reads.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from mmkernels.ops.contrastive.statistics import Side, Statistics
 from mmkernels.ops.contrastive.targets import check_targets
 
 
+def number(scalar: Tensor, like: Tensor) -> Tensor:
+    """A scalar as kernels for GPUs read it."""
+    return scalar.detach().to(like.device, torch.float32)
+
+
 def statistics(
     entry: Callable[..., Any], image: Tensor, text: Tensor, scale: Any, targets: Tensor | None, totals: bool
 ) -> tuple[Statistics, Statistics]:
-    """By a library's ``contrastive_forward``."""
+    """By an entry ``contrastive_forward``."""
     lengths = image.shape[0], text.shape[0]
     if 0 in lengths:
         check_targets(targets, lengths[1])
@@ -45,7 +51,7 @@ def gradients(
     needs: Sequence[bool],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """By a library's ``contrastive_backward``."""
+    """By an entry ``contrastive_backward``."""
     of_image, of_text, sums = _outputs(image, text, needs, dtype)
     _run(
         entry, unit_last_stride(image), unit_last_stride(text), scale, targets, levels,
@@ -66,7 +72,7 @@ def sigmoid(
     needs: Sequence[bool],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """By a library's ``contrastive_sigmoid``."""
+    """By an entry ``contrastive_sigmoid``."""
     per_row = image.new_zeros((1, image.shape[0]), dtype=torch.float32) if needs[0] else None
     of_image, of_text, sums = _outputs(image, text, needs[1:], dtype)
     _run(

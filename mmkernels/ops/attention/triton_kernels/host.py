@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmkernels import _triton
 from mmkernels.bias import BIAS_DENSE, BIAS_RELATIVE
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
@@ -38,10 +39,8 @@ class Device(NamedTuple):
 @functools.cache
 def device_of(device: torch.device) -> Device:
     """The properties of a GPU."""
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return Device(tables.known(properties.gcnArchName.partition(":")[0]), properties.multi_processor_count)
-    return Device(tables.known(f"sm_{properties.major}{properties.minor}"), properties.multi_processor_count)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return Device(_triton.known(_triton.architecture(device), tables.table()), processors)
 
 
 def precision(dtype: torch.dtype, arch: str) -> str:
@@ -51,10 +50,8 @@ def precision(dtype: torch.dtype, arch: str) -> str:
 
 
 def options(arch: str, tile: tables.Tile) -> dict[str, Any]:
-    """Of the compiler. Products and sums are fused only where the kernels say so."""
-    chosen = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
-    # One matrix instruction for tiles of any height: a row's bits must not depend on its tile.
-    return chosen | ({"matrix_instr_nonkdim": 16} if arch.startswith("gfx") else {})
+    """Of the compiler."""
+    return _triton.compiler_options(arch, tile.warps, tile.stages)
 
 
 def size_of(call: Lowered, few: bool = False) -> str:

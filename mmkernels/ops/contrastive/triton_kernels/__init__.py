@@ -1,0 +1,1 @@
+"""Triton kernels of contrastive_loss. The modules here import triton; ``call`` and ``tables`` do not."""

@@ -1,0 +1,39 @@
+"""Which tiles a device gets: tables.json, by architecture, kernel and bits of a number."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+TABLE = Path(__file__).with_name("tables.json")
+
+
+class Tile(NamedTuple):
+    """Rows and columns of what a program writes; `depth`: what a product sums at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The file."""
+    return json.loads(TABLE.read_text())
+
+
+def architectures() -> list[str]:
+    """Those that have entries."""
+    return [name for name in table() if name != "interpreter"]
+
+
+@functools.cache
+def tile(arch: str, kernel: str, dtype: torch.dtype) -> Tile:
+    """The tile of "statistics", "slopes" or "gradient"; it depends on no size, so that bits do not either."""
+    return Tile(**table()[arch][kernel][f"{dtype.itemsize * 8} bit"])

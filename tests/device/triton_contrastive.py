@@ -1,0 +1,51 @@
+"""The Triton backend of contrastive_loss on CPU tensors: Triton's interpreter, or that of PTX, in the GPU's place.
+
+The public function, and with it the checks of tests/contrastive, run on it unchanged. bf16 is not for Triton's own: its
+products multiply bit patterns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from mmkernels import backend as backends
+from mmkernels.ops.contrastive import triton
+from tests.device.triton_interpreter import poisoned_memory
+
+
+@contextmanager
+def interpreted(host: ModuleType, band_pairs: int | None = None) -> Iterator[list[str]]:
+    """`backend="triton"` launches by this host module meanwhile; yields the names of what was asked of it.
+
+    band_pairs: pairs of a band, None for the host's own number.
+    """
+    asked: list[str] = []
+
+    entry = triton._entry
+
+    def noted(name: str, device: torch.device) -> Callable[..., Any]:
+        asked.append(name)
+        return entry(name, device)
+
+    pairs = host.BAND_PAIRS if band_pairs is None else band_pairs
+    known = backends._backends["contrastive_loss"]
+    with (
+        patch.object(triton, "why_not", lambda problem: []),
+        patch.object(triton, "_entry", noted),
+        patch.object(triton, "_host", lambda: host),
+        patch.object(host, "architecture_of", lambda device: "interpreter"),
+        patch.object(torch.cuda, "device", lambda device: nullcontext()),
+        patch.object(host, "BAND_PAIRS", pairs),
+        poisoned_memory(),
+    ):
+        backends.register("contrastive_loss", known)  # forgets what was chosen before
+        try:
+            yield asked
+        finally:
+            backends.register("contrastive_loss", known)
