@@ -32,21 +32,6 @@ def table() -> dict[str, Any]:
     return json.loads(TABLE.read_text())
 
 
-def architectures() -> list[str]:
-    """Those that have entries."""
-    return [name for name in table() if name != "interpreter"]
-
-
-def known(arch: str) -> str:
-    """The architecture whose entries serve one: itself, or the one of its kind that asks least of a device."""
-    if arch in table():
-        return arch
-    if not arch.startswith("sm_"):
-        return "gfx90a"
-    number = int(arch.removeprefix("sm_"))
-    return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
-
-
 @functools.cache
 def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
     """The tile for head dims of up to `width`, a power of two from 16 on.
