@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from mmkernels.backend import Problem
+from mmkernels.ops.fusion import triton
 from tests.device import triton_interpreter
-from tests.device.triton_fusion import interpreted
+from tests.device.triton_fusion import check_activation, interpreted
 from tests.fusion.naive import ACTIVATIONS, CASES, Case, fused
 from tests.fusion.rule import Expectation
 from tests.layouts import LAYOUTS
@@ -78,18 +81,8 @@ def test_every_activation(host, activation, norm):
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name])
 def test_activation_far_and_near(host, activation):
-    """Arguments from 1e-6 to 1e6, infinite ones and NaN, beside torch's own function in fp64."""
-    sizes = torch.logspace(-6, 6, 50)
-    numbers = torch.cat([-sizes, sizes, torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])])
-    case = Case(((104, 1),), 1, bias=False, activation=activation)
-    operands = case.operands(torch.float32)
-    with torch.no_grad():
-        operands.inputs[0].copy_(numbers[:, None])
-        operands.rest["weight"].fill_(1.0)
-    with interpreted(host):
-        found = fused(case, operands, backend="triton").detach()[:, 0]
-    expected = ACTIVATIONS[activation](numbers.double())
-    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-7, equal_nan=True)
+    with interpreted(host), np.errstate(all="ignore"):
+        check_activation(activation)
 
 
 @slow
@@ -144,3 +137,24 @@ def test_rows_are_independent(host):
     assert poisoned[3].isnan().all()
     same_bits("other rows", poisoned[others], whole[others])
     same_bits("two rows", few, whole[4:6])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        ([(4, 2)] * 17 + [(6, 34)], "17 inputs are more than 16"),
+        ([(2**16, 1, 3), (2**15, 2), (6, 5)], "2147483648 rows are more than 2147482624"),
+        ([(4, 2**31), (6, 2**31)], "2147483648 features are more than 2147482624"),
+        ([(4, 2), (2**31, 2)], "2147483648 outputs are more than 2147482624"),
+        ([(1,) * 17 + (2,), (6, 2)], "17 leading axes are above 16"),
+    ],
+)
+def test_limits(shapes, reason):
+    problem = Problem("concat_fusion_forward", torch.device("cuda"), torch.float32, tuple(shapes))
+    assert triton.limits(problem) == [reason]
+
+
+def test_reasons_are_given_where_there_is_no_gpu():
+    problem = Problem("concat_fusion_forward", torch.device("cpu"), torch.float64, ((4, 2), (6, 2)))
+    assert "the tensors are on cpu, not on a GPU" in triton.why_not(problem)
+    assert "it has no torch.float64 kernels" in triton.why_not(problem)

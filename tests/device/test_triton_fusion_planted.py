@@ -83,7 +83,7 @@ BUGS = {
     ),
     "groups of outputs overlap": (
         "layer",
-        bug("gradients", "group.to(tl.int64) * parts_stride", "0 * group.to(tl.int64) * parts_stride"),
+        bug("gradients", "group.to(tl.int64) * features", "0 * group.to(tl.int64) * features"),
     ),
     "a chunk is left out": ("many rows", bug("sums", "for chunk in range(chunks)", "for chunk in range(chunks - 1)")),
     "chunks overlap": ("many rows", bug("sums", "place = chunk * CHUNK", "place = chunk * (CHUNK - 1)")),

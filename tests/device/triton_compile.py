@@ -18,7 +18,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from mmkernels.ops.attention.triton_kernels import tables
 from tests.device.attention import array
 from tests.device.ptx import Module
 
@@ -206,12 +205,12 @@ def _flat(value: Any, specialised: frozenset[int], path: tuple[int, ...]) -> Ite
 
 
 @contextmanager
-def in_ptx(host: ModuleType, arch: str, tile: tables.Tile, seed: int = 0) -> Iterator[None]:
-    """The kernels of a host module run as PTX of an architecture meanwhile, all with one tile."""
-    before = host.tables.tile
-    host.tables.tile = lambda *_: tile
+def in_ptx(*hosts: ModuleType, tables: ModuleType, arch: str, tile: tuple[int, ...], seed: int = 0) -> Iterator[None]:
+    """The kernels of host modules run as PTX of an architecture meanwhile, all with one tile of their table's."""
+    before = tables.tile
+    tables.tile = lambda *_: tile  # type: ignore[attr-defined]
     try:
-        with replaced([host], lambda kernel: PtxKernel(kernel, arch, seed)):
+        with replaced(hosts, lambda kernel: PtxKernel(kernel, arch, seed)):
             yield
     finally:
-        host.tables.tile = before
+        tables.tile = before  # type: ignore[attr-defined]

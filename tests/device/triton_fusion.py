@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmkernels import backend as backends
 from mmkernels.ops.fusion import native_call, triton
 from tests.device.triton_interpreter import poisoned_memory
+from tests.fusion.naive import ACTIVATIONS, Case, fused
 
 
 @dataclass
@@ -55,3 +57,17 @@ def interpreted(host: ModuleType, **options: Any) -> Iterator[Interpreted]:
         yield module
     finally:
         backends.register("concat_fusion", before)
+
+
+def check_activation(activation: str) -> None:
+    """backend="triton" on arguments from 1e-6 to 1e6, infinite ones and NaN, beside torch's function in fp64."""
+    sizes = torch.logspace(-6, 6, 50)
+    numbers = torch.cat([-sizes, sizes, torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])])
+    case = Case(((104, 1),), 1, bias=False, activation=activation)
+    operands = case.operands(torch.float32)
+    with torch.no_grad():
+        operands.inputs[0].copy_(numbers[:, None])
+        operands.rest["weight"].fill_(1.0)  # type: ignore[union-attr]
+    found = fused(case, operands, backend="triton").detach()[:, 0]
+    expected = ACTIVATIONS[activation](numbers.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-7, equal_nan=True)

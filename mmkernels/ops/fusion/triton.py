@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +17,8 @@ from mmkernels.ops.fusion import native_call
 
 MAX_SOURCES = 16
 """Each more makes another kernel, whose parameters are longer."""
-MAX_ROWS = 2**31 - 1
-"""Rows and features are numbered in 32 bits; where they lie, in 64."""
+MAX_SIZE = 2**31 - 1024
+"""Of rows, features and outputs, which are numbered in 32 bits, to the end of the last tile; their places have 64."""
 
 
 def why_not(problem: Problem) -> list[str]:
@@ -31,9 +32,10 @@ def limits(problem: Problem) -> list[str]:
     sources = len(problem.shapes) - 1  # the last is the weight's
     if sources > MAX_SOURCES:
         reasons.append(f"{sources} inputs are more than {MAX_SOURCES}")
-    rows = torch.Size(torch.broadcast_shapes(*(shape[:-1] for shape in problem.shapes[:-1]))).numel()
-    if rows > MAX_ROWS:
-        reasons.append(f"{rows} rows are more than {MAX_ROWS}")
+    *inputs, weight = problem.shapes
+    sizes = {"rows": math.prod(torch.broadcast_shapes(*(shape[:-1] for shape in inputs)))}
+    sizes |= {"outputs": weight[0], "features": weight[1]}
+    reasons += [f"{size} {name} are more than {MAX_SIZE}" for name, size in sizes.items() if size > MAX_SIZE]
     return reasons
 
 

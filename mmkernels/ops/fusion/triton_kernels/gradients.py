@@ -17,13 +17,13 @@ CHAIN = tl.constexpr(1024)
 
 @triton.jit(do_not_specialize=("sizes", "rows", "column_tiles"))
 def fusion_grad_source(
-    grad, slopes, x, weight, weight_stride, norm_weight, rstd, slope, level, mean,
+    grad, slopes, x, weight, weight_stride, first, norm_weight, rstd, slope, level, mean,
     sizes, rows, columns, depth, column_tiles,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A tile of a source's gradient; slopes: dz (of a shared source: rstd dz, summed over the rows that share one).
 
-    weight, norm_weight: the source's columns.
+    first: of the source's columns of the weight.
     """
     program = tl.program_id(0)
     row = program // column_tiles * HEIGHT + tl.arange(0, HEIGHT)
@@ -32,6 +32,7 @@ def fusion_grad_source(
     mask = exists[:, None] & wanted[None, :]
     total = tl.zeros((HEIGHT, WIDTH), tl.float32)
     left = slopes.data + row_offset(row, sizes, slopes.stride)[:, None]
+    weight += first
     for begin in range(0, depth, DEPTH):
         out = begin + tl.arange(0, DEPTH)
         inside = out < depth
@@ -42,7 +43,7 @@ def fusion_grad_source(
     if rstd is not None:
         total = total * load_statistic(rstd, row, exists)[:, None]
     if norm_weight is not None:
-        total = total * tl.load(norm_weight + column, mask=wanted, other=0.0)[None, :]
+        total = total * tl.load(norm_weight + first + column, mask=wanted, other=0.0)[None, :]
     if slope is not None:
         deviation = tl.load(
             x.data + row_offset(row, sizes, x.stride)[:, None] + column[None, :], mask=mask, other=0.0
@@ -58,11 +59,14 @@ def fusion_grad_source(
 
 @triton.jit(do_not_specialize=("sizes", "rows", "outs", "column_tiles"))
 def fusion_grad_weight(
-    grad, grad_stride, parts, parts_stride, slopes, x, weight, weight_stride, norm_weight, norm_bias, sums, mean, rstd,
+    grad, parts, features, slopes, x, weight, weight_stride, first, norm_weight, norm_bias, sums, mean, rstd,
     sizes, rows, outs, columns, column_tiles,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the weight's gradient in a source's columns, and its part of the norm weight's; None: not wanted."""
+    """A tile of the weight's gradient in a source's columns, and its part of the norm weight's; None: not wanted.
+
+    features: between rows of `grad` and of `parts`; first: of the source's columns there and in the weight.
+    """
     program = tl.program_id(0)
     group = program // column_tiles
     out = group * HEIGHT + tl.arange(0, HEIGHT)
@@ -78,21 +82,23 @@ def fusion_grad_weight(
             left = slopes.data + row_offset(row, sizes, slopes.stride)[:, None] + out[None, :]
             dz = tl.load(left, mask=inside[:, None] & exists[None, :], other=0.0)
             right = x.data + row_offset(row, sizes, x.stride)[:, None] + column[None, :]
-            features = tl.load(right, mask=inside[:, None] & wanted[None, :], other=0.0)
+            operand = tl.load(right, mask=inside[:, None] & wanted[None, :], other=0.0)
             if rstd is not None:
-                moved = normalised(features, load_statistic(mean, row, inside), load_statistic(rstd, row, inside))
-                features = tl.where(wanted[None, :], moved, 0.0).to(features.dtype)
-            chained = tl.dot(tl.trans(dz), features, chained, input_precision=PRECISION)
+                moved = normalised(operand, load_statistic(mean, row, inside), load_statistic(rstd, row, inside))
+                operand = tl.where(wanted[None, :], moved, 0.0).to(operand.dtype)
+            chained = tl.dot(tl.trans(dz), operand, chained, input_precision=PRECISION)
         total += chained
     at = out.to(tl.int64)[:, None]
     if parts is not None:
-        w = tl.load(weight + at * weight_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
+        w = tl.load(weight + first + at * weight_stride + column[None, :], mask=mask, other=0.0).to(tl.float32)
         part = tl.sum(tl.where(mask, w * total, 0.0), 0)
-        tl.store(parts + group.to(tl.int64) * parts_stride + column, part, mask=wanted)
+        tl.store(parts + first + group.to(tl.int64) * features + column, part, mask=wanted)
     if grad is not None:
         if norm_weight is not None:
-            total = total * tl.load(norm_weight + column, mask=wanted, other=0.0)[None, :]
+            total = total * tl.load(norm_weight + first + column, mask=wanted, other=0.0)[None, :]
         if norm_bias is not None:
             sum_out = tl.load(sums + out, mask=exists, other=0.0)
-            total = tl.fma(sum_out[:, None], tl.load(norm_bias + column, mask=wanted, other=0.0)[None, :], total)
-        tl.store(grad + at * grad_stride + column[None, :], total.to(grad.dtype.element_ty), mask=mask)
+            total = tl.fma(
+                sum_out[:, None], tl.load(norm_bias + first + column, mask=wanted, other=0.0)[None, :], total
+            )
+        tl.store(grad + first + at * features + column[None, :], total.to(grad.dtype.element_ty), mask=mask)

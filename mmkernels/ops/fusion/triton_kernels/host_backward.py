@@ -178,9 +178,8 @@ class Backward(Launcher):
         tile, count = self.tile("grad_source"), math.prod(rows)
         space = Space(rows, [slopes, x])
         fusion_grad_source[(tiles(count, tile.height, width, tile.width),)](
-            grad, space.rows(0), space.rows(1), self.weight[:, first:], self.weight.stride(0),
-            None if self.norm_weight is None else self.norm_weight[first:], rstd, slope, level, mean, space.sizes,
-            count, width, self.outs, tiles(width, tile.width), **self.constants(tile),
+            grad, space.rows(0), space.rows(1), self.weight, self.weight.stride(0), first, self.norm_weight, rstd,
+            slope, level, mean, space.sizes, count, width, self.outs, tiles(width, tile.width), **self.constants(tile),
         )  # fmt: skip
 
     def weight_gradient(
@@ -195,17 +194,12 @@ class Backward(Launcher):
         """The source's columns of the weight's gradient, and of the parts of the norm weight's."""
         tile, width = self.tile("grad_weight"), x.shape[-1]
         space = Space(rows, [slopes, x])
-        has_norm_bias = self.norm_bias is not None and grad_weight is not None
-        grad, part, norm_weight, norm_bias = (
-            None if tensor is None else tensor[..., first:]
-            for tensor in (grad_weight, parts, self.norm_weight, self.norm_bias if has_norm_bias else None)
-        )
-        normalised = self.norm_kind != NORM_NONE
+        statistics = (None, None) if self.norm_kind == NORM_NONE else (self.mean, self.rstd)
+        norm_bias = None if grad_weight is None else self.norm_bias
         fusion_grad_weight[(tiles(self.outs, tile.height, width, tile.width),)](
-            grad, self.features, part, self.features, space.rows(0), space.rows(1), self.weight[:, first:],
-            self.weight.stride(0), norm_weight, norm_bias, self.sums if has_norm_bias else None,
-            self.mean if normalised else None, self.rstd if normalised else None, space.sizes, math.prod(rows),
-            self.outs, width, tiles(width, tile.width), **self.constants(tile),
+            grad_weight, parts, self.features, space.rows(0), space.rows(1), self.weight, self.weight.stride(0), first,
+            self.norm_weight, norm_bias, self.sums, *statistics, space.sizes, math.prod(rows), self.outs, width,
+            tiles(width, tile.width), **self.constants(tile),
         )  # fmt: skip
 
     def shared_slopes(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
