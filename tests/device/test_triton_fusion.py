@@ -158,3 +158,36 @@ def test_reasons_are_given_where_there_is_no_gpu():
     problem = Problem("concat_fusion_forward", torch.device("cpu"), torch.float64, ((4, 2), (6, 2)))
     assert "the tensors are on cpu, not on a GPU" in triton.why_not(problem)
     assert "it has no torch.float64 kernels" in triton.why_not(problem)
+
+
+@slow
+@pytest.mark.parametrize("form", ["one number", "rows apart", "columns first"])
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_gradient_that_arrives_in_another_layout(host, activation, form):
+    case = Case(((4, 9, 6), (4, 1, 5)), 17, norm="layer", activation=activation)
+    numbers = torch.randn(4, 9, 34, generator=torch.Generator().manual_seed(2))
+    grad = {
+        "one number": torch.ones(()).expand(4, 9, 17),
+        "rows apart": numbers[..., :17],
+        "columns first": numbers[..., :17].transpose(0, 2).contiguous().transpose(0, 2),
+    }[form]
+    expected = Expectation(case, case.operands(torch.float32), grad)
+    with interpreted(host):
+        expected.check("triton")
+
+
+@slow
+@pytest.mark.parametrize("norm", [None, "layer", "rms"])
+def test_each_gradient_alone(host, norm):
+    """What is wanted beside it moves no bit of a gradient."""
+    case = Case(((4, 9, 6), (4, 1, 5)), 17, norm=norm, activation="silu", gate=(9, 1), residual=(17,))
+    whole = check(host, case, torch.float32)
+    for name in case.operands(torch.float32).named():
+        operands = case.operands(torch.float32)
+        for other, tensor in operands.named().items():
+            tensor.requires_grad_(other == name)
+        with interpreted(host):
+            out = fused(case, operands, backend="triton")
+            grad = Expectation(case, case.operands(torch.float32)).grad
+            found = torch.autograd.grad(out, operands.named()[name], grad)[0]
+        same_bits(name, found, whole[name])
