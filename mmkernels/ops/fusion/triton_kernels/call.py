@@ -6,6 +6,7 @@ that every operand walks through as one are one. What is absent is None, which t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -107,11 +108,4 @@ class SharingSpace:
         self.sizes, strides = merged(summed, present)
         rest = iter(zip(own_strides, strides, strict=True))
         self.operands = [None if x is None else Shared(x, *next(rest)) for x in operands]
-        self.own_rows, self.sharing = _product(own), _product(summed)
-
-
-def _product(sizes: Sequence[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
+        self.own_rows, self.sharing = math.prod(own), math.prod(summed)
