@@ -22,16 +22,17 @@ PRODUCTS = ("fusion_forward", "fusion_grad_source", "fusion_grad_weight")
 TARGETS = [("sm_80", torch.bfloat16), ("sm_90", torch.bfloat16), ("gfx942", torch.bfloat16)]
 
 
-def launches_of(arch, dtype, norm):
-    """Of a call, forward and backward: two sources and a shared one, everything else at once with a norm."""
+def launches_of(arch, dtype, norm, widths=(256, 80, 64), outs=320):
+    """Of a call, forward and backward: sources of which the last is shared, everything else at once with a norm."""
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    inputs, weight = [empty(8, 100, 256), empty(8, 100, 80), empty(8, 1, 64)], empty(320, 400)
-    vectors = [empty(320, dtype=torch.float32)]
-    vectors += [empty(400, dtype=torch.float32) if norm else None for _ in range(2)]
-    gate, residual = (empty(320), empty(8, 100, 320)) if norm else (None, None)
+    inputs = [empty(8, 100, width) for width in widths[:-1]] + [empty(8, 1, widths[-1])]
+    weight = empty(outs, sum(widths))
+    vectors = [empty(outs, dtype=torch.float32)]
+    vectors += [empty(sum(widths), dtype=torch.float32) if norm else None for _ in range(2)]
+    gate, residual = (empty(outs), empty(8, 100, outs)) if norm else (None, None)
     settings = (NORM_LAYER if norm else NORM_NONE, 1e-5, "gelu")
     device = host.Device(arch, 0)
 
@@ -41,7 +42,9 @@ def launches_of(arch, dtype, norm):
     with recorded(host_forward, host_backward, launch) as launches:
         out, *saved = native_call.forward(entry("forward"), inputs, weight, *vectors, gate, residual, *settings)
         entries = entry("forward"), entry("backward")
-        native_call.backward(entries, out, inputs, weight, *vectors, gate, *settings, *saved, [True] * 8)
+        native_call.backward(
+            entries, out, inputs, weight, *vectors, gate, *settings, *saved, [True] * (len(widths) + 5)
+        )
     return launches
 
 
@@ -82,6 +85,16 @@ def check(arch, dtype, norm):
 @pytest.mark.parametrize(("arch", "dtype"), TARGETS, ids=str)
 def test_compiled(arch, dtype):
     check(arch, dtype, norm=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("widths", "norm"), [((1, 1), False), ((1, 1), True), ((1,), False)])
+def test_sizes_of_one_compile(widths, norm):
+    """The compiler takes a size or stride of 1 for a constant."""
+    compiled = [
+        launch_.compiled(target_of("sm_80")) for launch_ in launches_of("sm_80", torch.float16, norm, widths, outs=1)
+    ]
+    assert {"fusion_forward", "fusion_grad_source"} <= {kernel.metadata.name for kernel in compiled}
 
 
 @pytest.mark.nightly
