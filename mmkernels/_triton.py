@@ -6,8 +6,6 @@ import functools
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Container
-from typing import Any
 
 import torch
 
@@ -67,20 +65,3 @@ def architecture(device: torch.device) -> str:
     if torch.version.hip is not None:
         return properties.gcnArchName.partition(":")[0]
     return f"sm_{properties.major}{properties.minor}"
-
-
-def known(arch: str, names: Container[str]) -> str:
-    """The one of the names whose tiles serve an architecture: itself, or the one of its kind that asks least of it."""
-    if arch in names:
-        return arch
-    if not arch.startswith("sm_"):
-        return "gfx90a"
-    number = int(arch.removeprefix("sm_"))
-    return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
-
-
-def compiler_options(arch: str, warps: int, stages: int) -> dict[str, Any]:
-    """Products and sums are fused only where the kernels say so."""
-    chosen = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
-    # One matrix instruction for tiles of any height: a row's bits must not depend on its tile.
-    return chosen | ({"matrix_instr_nonkdim": 16} if arch.startswith("gfx") else {})

@@ -35,4 +35,4 @@ def triton_host() -> ModuleType:
 def triton_contrastive_host() -> ModuleType:
     """That of the contrastive_loss kernels."""
     pytest.importorskip("triton", reason="triton is not installed")
-    return triton_interpreter.load(package=triton_interpreter.CONTRASTIVE)
+    return triton_interpreter.load(op="contrastive")

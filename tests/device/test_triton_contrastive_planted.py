@@ -10,7 +10,7 @@ import torch
 from tests.contrastive.naive import Case
 from tests.contrastive.rule import Expectation
 from tests.device.triton_contrastive import interpreted
-from tests.device.triton_interpreter import CONTRASTIVE, Bug, load
+from tests.device.triton_interpreter import Bug, load
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -24,7 +24,7 @@ PROBLEMS = {
     "far": Case(40, 35, 24, "softmax", "index", 0.1, length=10.0),
     "small slopes": Case(40, 40, 33, "softmax", scale=1000.0, length=0.1),
 }
-bug = partial(Bug, package=CONTRASTIVE)
+bug = partial(Bug, op="contrastive")
 BUGS = {
     "one column too many": (
         "softmax",
@@ -78,7 +78,7 @@ def expectation(problem: str) -> Expectation:
 
 def faults(problem: str, planted: Bug | None) -> list[str]:
     """Of two bands of tiles, or one where a problem has no more rows."""
-    with interpreted(load(planted, CONTRASTIVE), band_pairs=1) as asked:
+    with interpreted(load(planted, op="contrastive"), band_pairs=1) as asked:
         found = expectation(problem).run("triton")
     assert asked
     return expectation(problem).faults(found)

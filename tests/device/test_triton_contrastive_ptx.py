@@ -22,7 +22,7 @@ SLOW_DTYPES = [
 
 def check(case, dtype, tile=TILE):
     """In two bands."""
-    with in_ptx(host, "sm_80", tile), interpreted(host, band_pairs=1) as asked:
+    with in_ptx(host, tables=tables, arch="sm_80", tile=tile), interpreted(host, band_pairs=1) as asked:
         Expectation(case, case.operands(dtype)).check("triton")
     assert asked
 

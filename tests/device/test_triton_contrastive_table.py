@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 from mmkernels.ops.contrastive.triton_kernels import host, tables
+from mmkernels.triton_launch import ARCHITECTURES
 from tests.device.test_triton_table import MATRIX, SHARED
 from tests.device.triton_compile import recorded, target_of, usage
 
@@ -48,7 +49,7 @@ def launches_of(arch, dtype, kind, general):
     return launches
 
 
-@pytest.mark.parametrize("arch", ["interpreter", *tables.architectures()])
+@pytest.mark.parametrize("arch", ["interpreter", *ARCHITECTURES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_has_a_tile(arch, dtype):
     tiles = {kernel: tables.tile(arch, kernel, dtype) for kernel in ("statistics", "slopes", "gradient")}
@@ -86,6 +87,6 @@ def test_compiled(arch, kind, general):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("general", [False, True], ids=["pairs", "general"])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("arch", tables.architectures())
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_compiled_everywhere(arch, kind, general, dtype):
     check(arch, dtype, kind, general)

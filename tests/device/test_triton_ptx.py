@@ -26,7 +26,7 @@ TILE = tables.Tile(height=16, keys=32, chunk=64, warps=1, stages=2)
 
 
 def check(inputs: Inputs, backward: bool = True, processors: int = 1) -> None:
-    with in_ptx(host, "sm_80", TILE), interpreted(host, processors=processors) as device:
+    with in_ptx(host, tables=tables, arch="sm_80", tile=TILE), interpreted(host, processors=processors) as device:
         found = plain.run(inputs, "triton", plain.cotangents(inputs) if backward else None)
     assert device.launches == 1 + backward
     Expectation(inputs, rounded=inputs.dtype != torch.float32).check_results(found)

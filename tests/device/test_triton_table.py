@@ -6,9 +6,9 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmkernels import _triton
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
 from mmkernels.ops.attention.triton_kernels import host, tables
+from mmkernels.triton_launch import ARCHITECTURES, known
 from tests.device.triton_compile import recorded, target_of, usage
 
 OPS = ("forward", "statistics", "backward_query", "backward_keys", "backward_bias")
@@ -39,7 +39,7 @@ def launches_of(arch, dtype, dim, general=False):
     return launches
 
 
-@pytest.mark.parametrize("arch", ["interpreter", *tables.architectures()])
+@pytest.mark.parametrize("arch", ["interpreter", *ARCHITECTURES])
 def test_every_call_has_a_tile(arch):
     for op in OPS:
         for dtype in (torch.float32, torch.bfloat16):
@@ -58,7 +58,7 @@ def test_every_call_has_a_tile(arch):
      ("sm_121", "sm_120"), ("gfx942", "gfx942"), ("gfx1100", "gfx90a")],
 )  # fmt: skip
 def test_unknown_devices_are_served_by_what_asks_least(arch, served):
-    assert _triton.known(arch, tables.table()) == served
+    assert known(arch) == served
 
 
 def test_numbers_of_a_call_do_not_choose_its_tile():

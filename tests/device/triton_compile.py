@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +91,26 @@ class Recorder:
 
 
 @contextmanager
-def recorded(host: ModuleType) -> Iterator[list[Launch]]:
-    """What a host module launches meanwhile."""
+def recorded(*hosts: ModuleType) -> Iterator[list[Launch]]:
+    """What host modules launch meanwhile."""
     launches: list[Launch] = []
-    kernels = {name: value for name, value in vars(host).items() if isinstance(value, triton.JITFunction)}
-    for name, kernel in kernels.items():
-        setattr(host, name, Recorder(kernel, launches))
-    try:
+    with replaced(hosts, lambda kernel: Recorder(kernel, launches)):
         yield launches
+
+
+@contextmanager
+def replaced(hosts: Sequence[ModuleType], stand_in: Callable[[Any], Any]) -> Iterator[None]:
+    """The kernels of host modules have stand-ins meanwhile."""
+    kernels = [
+        (host, name, value) for host in hosts for name, value in vars(host).items()
+        if isinstance(value, triton.JITFunction)
+    ]  # fmt: skip
+    for host, name, kernel in kernels:
+        setattr(host, name, stand_in(kernel))
+    try:
+        yield
     finally:
-        for name, kernel in kernels.items():
+        for host, name, kernel in kernels:
             setattr(host, name, kernel)
 
 
@@ -195,16 +205,12 @@ def _flat(value: Any, specialised: frozenset[int], path: tuple[int, ...]) -> Ite
 
 
 @contextmanager
-def in_ptx(host: ModuleType, arch: str, tile: Any, seed: int = 0) -> Iterator[None]:
-    """The kernels of a host module run as PTX of an architecture meanwhile, all with one tile."""
-    kernels = {name: value for name, value in vars(host).items() if isinstance(value, triton.JITFunction)}
-    before = host.tables.tile
-    host.tables.tile = lambda *_: tile
-    for name, kernel in kernels.items():
-        setattr(host, name, PtxKernel(kernel, arch, seed))
+def in_ptx(*hosts: ModuleType, tables: ModuleType, arch: str, tile: tuple[int, ...], seed: int = 0) -> Iterator[None]:
+    """The kernels of host modules run as PTX of an architecture meanwhile, all with one tile of their table's."""
+    before = tables.tile
+    tables.tile = lambda *_: tile  # type: ignore[attr-defined]
     try:
-        yield
+        with replaced(hosts, lambda kernel: PtxKernel(kernel, arch, seed)):
+            yield
     finally:
-        host.tables.tile = before
-        for name, kernel in kernels.items():
-            setattr(host, name, kernel)
+        tables.tile = before  # type: ignore[attr-defined]

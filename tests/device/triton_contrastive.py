@@ -16,6 +16,7 @@ import torch
 
 from mmkernels import backend as backends
 from mmkernels.ops.contrastive import triton
+from mmkernels.triton_launch import Device
 from tests.device.triton_interpreter import poisoned_memory
 
 
@@ -39,7 +40,7 @@ def interpreted(host: ModuleType, band_pairs: int | None = None) -> Iterator[lis
         patch.object(triton, "why_not", lambda problem: []),
         patch.object(triton, "_entry", noted),
         patch.object(triton, "_host", lambda: host),
-        patch.object(host, "architecture_of", lambda device: "interpreter"),
+        patch.object(host, "device_of", lambda device: Device("interpreter", 1)),
         patch.object(torch.cuda, "device", lambda device: nullcontext()),
         patch.object(host, "BAND_PAIRS", pairs),
         poisoned_memory(),

@@ -1,4 +1,4 @@
-"""The Triton attention kernels as a backend on CPU tensors: Triton's interpreter in the GPU's place.
+"""The Triton kernels as a backend on CPU tensors: Triton's interpreter in the GPU's place.
 
 `interpreted(host)` puts it where the "triton" backend stands, so that the public functions, and with them every
 check of the conformance suite, run on it unchanged. bf16 is not for it: its products multiply bit patterns.
@@ -28,9 +28,16 @@ from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered
 from tools.ninja_rules import ROOT
 
-PACKAGE = "mmkernels.ops.attention.triton_kernels"
-CONTRASTIVE = "mmkernels.ops.contrastive.triton_kernels"
-OURS = ("mmkernels.triton_blocks", PACKAGE, CONTRASTIVE)
+BLOCKS = "mmkernels.triton_blocks"
+OPS = ("attention", "fusion", "contrastive")
+
+
+def package_of(op: str) -> str:
+    """Where an op's kernels are."""
+    return f"mmkernels.ops.{op}.triton_kernels"
+
+
+OURS = (BLOCKS, *(package_of(op) for op in OPS))
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,11 @@ class Bug:
     module: str
     old: str
     new: str
-    package: str = PACKAGE
+    op: str = "attention"
 
     def planted(self) -> ModuleType:
         """The module with the bug, in its place."""
-        name = "mmkernels.triton_blocks" if self.module == "triton_blocks" else f"{self.package}.{self.module}"
+        name = BLOCKS if self.module == "triton_blocks" else f"{package_of(self.op)}.{self.module}"
         source = importlib.util.find_spec(name)
         assert source is not None and source.origin is not None
         text = Path(source.origin).read_text()
@@ -62,9 +69,8 @@ class Bug:
         return module
 
 
-def load(bug: Bug | None = None, package: str = PACKAGE) -> ModuleType:
-    """The host module of a package above interpreted kernels: a second copy of triton and of ours, which nobody else
-    knows.
+def load(bug: Bug | None = None, op: str = "attention") -> ModuleType:
+    """An op's host module above interpreted kernels: a second copy of triton and of ours, of which nobody else knows.
 
     Triton decides on import, for its own library too, whether functions are compiled or interpreted, and other tests of
     this process compile.
@@ -81,7 +87,7 @@ def load(bug: Bug | None = None, package: str = PACKAGE) -> ModuleType:
     try:
         if bug is not None:
             bug.planted()
-        host = importlib.import_module(f"{package}.host")
+        host = importlib.import_module(f"{package_of(op)}.host")
         patch_once(sys.modules["triton.runtime.interpreter"])
         sum_exactly(sys.modules["triton.runtime.interpreter"])
         return host

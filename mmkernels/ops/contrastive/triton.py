@@ -80,7 +80,7 @@ def sigmoid(
 
 def _entry(name: str, device: torch.device) -> Callable[..., Any]:
     host = _host()
-    return functools.partial(getattr(host, name), host.architecture_of(device))
+    return functools.partial(getattr(host, name), host.device_of(device).arch)
 
 
 @functools.cache

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmkernels import _triton
 from mmkernels.bias import BIAS_DENSE, BIAS_RELATIVE
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
@@ -22,36 +20,12 @@ from mmkernels.ops.attention.triton_kernels.call import Operand
 from mmkernels.ops.attention.triton_kernels.forward import States, attention_forward, attention_merge
 from mmkernels.ops.attention.triton_kernels.pairs import Statistics
 from mmkernels.ops.attention.triton_kernels.statistics import attention_delta, attention_far_rows
+from mmkernels.triton_launch import Device, device_of, options, precision
+
+__all__ = ["Device", "backward", "device_of", "forward"]
 
 FEW_ROWS = 64
 """So many query rows of a head (packed sequences: on average) share their tiles with the other heads of a group."""
-
-
-class Device(NamedTuple):
-    """What launches depend on beside the call."""
-
-    arch: str
-    """A name of `tables`."""
-    processors: int
-    """Programs that run at once: with fewer of them, chunks of keys get programs of their own."""
-
-
-@functools.cache
-def device_of(device: torch.device) -> Device:
-    """The properties of a GPU."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return Device(_triton.known(_triton.architecture(device), tables.table()), processors)
-
-
-def precision(dtype: torch.dtype, arch: str) -> str:
-    """How fp32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
-    allowed = dtype == torch.float32 and arch.startswith("sm_") and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if allowed else "ieee"
-
-
-def options(arch: str, tile: tables.Tile) -> dict[str, Any]:
-    """Of the compiler."""
-    return _triton.compiler_options(arch, tile.warps, tile.stages)
 
 
 def size_of(call: Lowered, few: bool = False) -> str:
@@ -108,12 +82,12 @@ def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tens
     attention_forward[(plan.programs * plan.splits,)](
         *results, states, *found, *grid, **width, **shared, KEYS=tile.keys, CHUNK=tile.chunk,
         BIAS=call.bias_kind, SOFTCAP=call.softcap != 0.0, SPLIT=plan.splits > 1,
-        PRECISION=precision(query.dtype, device.arch), **options(device.arch, tile),
+        PRECISION=precision(query.dtype, device.arch), **options(device.arch, tile.warps, tile.stages),
     )  # fmt: skip
     if plan.splits > 1:
         attention_merge[(plan.programs,)](
             *results, states, found.shape, found.dropout, *grid, DIM_V=width["DIM_V"], PADDED_V=width["PADDED_V"],
-            **shared, **options(device.arch, tile),
+            **shared, **options(device.arch, tile.warps, tile.stages),
         )  # fmt: skip
     return out, lse
 
@@ -184,14 +158,14 @@ class Backward:
         numbers = statistics_operand(lse, self.packed), statistics_operand(grad_lse, self.packed)
         attention_delta[(-(-rows // tile.height),)](
             self.statistics, *operands, *numbers, shape, rows, DIM_V=self.width["DIM_V"],
-            PADDED_V=self.width["PADDED_V"], HEIGHT=tile.height, **options(device.arch, tile),
+            PADDED_V=self.width["PADDED_V"], HEIGHT=tile.height, **options(device.arch, tile.warps, tile.stages),
         )  # fmt: skip
         if call.bias_kind:
             tile, tiles, programs = self._row_tiles("backward_query")
             attention_far_rows[(programs,)](
                 self.statistics, *self.found, tiles, DIM=self.width["DIM"], PADDED=self.width["PADDED"],
                 HEIGHT=tile.height, KEYS=tile.keys, BIAS=call.bias_kind, SOFTCAP=self.flags["SOFTCAP"],
-                PRECISION=self.flags["PRECISION"], **options(device.arch, tile),
+                PRECISION=self.flags["PRECISION"], **options(device.arch, tile.warps, tile.stages),
             )  # fmt: skip
 
     def query(self, grad: Tensor) -> None:
@@ -259,4 +233,9 @@ class Backward:
         return tile, tiles, tiles * shape.heads * (self.batches if batches is None else batches)
 
     def _constants(self, tile: tables.Tile) -> dict[str, Any]:
-        return self.width | self.flags | {"HEIGHT": tile.height, "KEYS": tile.keys} | options(self.device.arch, tile)
+        return (
+            self.width
+            | self.flags
+            | {"HEIGHT": tile.height, "KEYS": tile.keys}
+            | options(self.device.arch, tile.warps, tile.stages)
+        )

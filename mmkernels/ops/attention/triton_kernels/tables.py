@@ -32,11 +32,6 @@ def table() -> dict[str, Any]:
     return json.loads(TABLE.read_text())
 
 
-def architectures() -> list[str]:
-    """Those that have entries."""
-    return [name for name in table() if name != "interpreter"]
-
-
 @functools.cache
 def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
     """The tile for head dims of up to `width`, a power of two from 16 on.

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels._triton import architecture, compiler_options, known
 from mmkernels.ops.contrastive.triton_kernels import call as calls
 from mmkernels.ops.contrastive.triton_kernels import tables
 from mmkernels.ops.contrastive.triton_kernels.call import Band
@@ -24,6 +23,9 @@ from mmkernels.ops.contrastive.triton_kernels.slopes import (
     contrastive_sums,
 )
 from mmkernels.ops.contrastive.triton_kernels.statistics import NUMBERS, contrastive_merge, contrastive_statistics
+from mmkernels.triton_launch import device_of, options
+
+__all__ = ["device_of", "gradients", "sigmoid", "statistics"]
 
 BAND_PAIRS = 1 << 25
 """Pairs of a band at most, unless one row of tiles has more: 64 MiB of 16-bit slopes."""
@@ -33,11 +35,6 @@ FP16_TOP = 12
 """Six of the numbers that make a slope still fit into fp16 where the largest is below 2^13."""
 
 
-def architecture_of(device: torch.device) -> str:
-    """The name in `tables` of what serves a GPU."""
-    return known(architecture(device), tables.table())
-
-
 def statistics(
     arch: str, image: Tensor, text: Tensor, scale: Tensor, targets: Tensor | None, totals: bool, row_stats: Tensor,
     row_terms: Tensor, column_stats: Tensor, column_terms: Tensor,
@@ -45,7 +42,7 @@ def statistics(
     """Of the softmax kind: (2, n) maximum and log of the sum, (1 or 2, n) sums over positives and over all."""
     tile = tables.tile(arch, "statistics", image.dtype)
     operands = calls.embeddings(image), calls.embeddings(text), calls.described(targets), scale
-    small = compiler_options(arch, 4, 1) | {"BLOCK": BLOCK}
+    small = options(arch, 4, 1) | {"BLOCK": BLOCK}
     of_rows = *row_stats, row_terms[0], row_terms[1] if totals else None
     of_columns = *column_stats, column_terms[0], column_terms[1] if totals else None
     for band in calls.bands(len(image), len(text), tile, BAND_PAIRS):
@@ -103,7 +100,7 @@ def sigmoid(
         if per_row is not None:
             contrastive_losses[(-(-band.present // BLOCK),)](
                 per_row[0, band.first :], losses, band.present, band.height, band.column_tiles, BLOCK=BLOCK,
-                **compiler_options(arch, 4, 1),
+                **options(arch, 4, 1),
             )  # fmt: skip
         sweep.add(band)
     sweep.finish()
@@ -140,7 +137,7 @@ class Sweep:
         contrastive_power[(1,)](
             self.power, row_numbers, row_numbers.numel(), column_numbers, columns,
             TOP=FP16_TOP if self.image.dtype == torch.float16 else 0, BLOCK=4 * BLOCK,
-            **compiler_options(self.arch, 4, 1),
+            **options(self.arch, 4, 1),
         )  # fmt: skip
 
     def add(self, band: Band) -> None:
@@ -172,9 +169,7 @@ class Sweep:
     def finish(self) -> None:
         """After the last band."""
         if self.sums is not None:
-            contrastive_sums[(1,)](
-                self.sums, self.tile_sums, self.tiles, BLOCK=BLOCK, **compiler_options(self.arch, 4, 1)
-            )
+            contrastive_sums[(1,)](self.sums, self.tile_sums, self.tiles, BLOCK=BLOCK, **options(self.arch, 4, 1))
 
 
 def _floats(like: Tensor, *shape: int) -> Tensor:
@@ -183,4 +178,4 @@ def _floats(like: Tensor, *shape: int) -> Tensor:
 
 def _constants(arch: str, tile: tables.Tile) -> dict[str, Any]:
     sizes = {"HEIGHT": tile.rows, "WIDTH": tile.columns, "DEPTH": tile.depth}
-    return sizes | compiler_options(arch, tile.warps, tile.stages)
+    return sizes | options(arch, tile.warps, tile.stages)

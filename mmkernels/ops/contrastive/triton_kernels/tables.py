@@ -28,11 +28,6 @@ def table() -> dict[str, Any]:
     return json.loads(TABLE.read_text())
 
 
-def architectures() -> list[str]:
-    """Those that have entries."""
-    return [name for name in table() if name != "interpreter"]
-
-
 @functools.cache
 def tile(arch: str, kernel: str, dtype: torch.dtype) -> Tile:
     """The tile of "statistics", "slopes" or "gradient"; it depends on no size, so that bits do not either."""

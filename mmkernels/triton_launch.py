@@ -1,0 +1,51 @@
+"""What hosts of Triton kernels share: the device's name in their tables of tiles, and the compiler's options."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+from mmkernels import _triton
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
+"""Those that tables of tiles have entries for."""
+
+
+class Device(NamedTuple):
+    """What launches depend on beside the call."""
+
+    arch: str
+    """A name of `ARCHITECTURES`."""
+    processors: int
+    """Programs that run at once."""
+
+
+def known(arch: str) -> str:
+    """The architecture whose entries serve one: itself, or the one of its kind that asks least of a device."""
+    if arch in ARCHITECTURES:
+        return arch
+    if not arch.startswith("sm_"):
+        return "gfx90a"
+    number = int(arch.removeprefix("sm_"))
+    return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
+
+
+@functools.cache
+def device_of(device: torch.device) -> Device:
+    """The properties of a GPU."""
+    return Device(known(_triton.architecture(device)), torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def precision(dtype: torch.dtype, arch: str) -> str:
+    """How fp32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
+    allowed = dtype == torch.float32 and arch.startswith("sm_") and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+def options(arch: str, warps: int, stages: int) -> dict[str, Any]:
+    """Of the compiler. Products and sums are fused only where the kernels say so."""
+    chosen = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+    # One matrix instruction for tiles of any height: a row's bits must not depend on its tile.
+    return chosen | ({"matrix_instr_nonkdim": 16} if arch.startswith("gfx") else {})
