@@ -111,7 +111,7 @@ FORWARDS = {
         "steps += ceil_div(call.sources[i].width, kDepth)",
         "steps += call.sources[i].width / kDepth + 1",
         "whole chunks",
-        ("pointer",),
+        ("pointer", "alignment", "bounds", "read-only", "numbers"),  # a source beyond the last is whatever is there
     ),
     "product of the first shared row": bug(
         FORWARD, "(row_offset(call.space, s.stride, row) + column));", "(column));", "shared"
