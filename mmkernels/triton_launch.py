@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +32,13 @@ def known(arch: str) -> str:
         return "gfx90a"
     number = int(arch.removeprefix("sm_"))
     return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
+
+
+@functools.cache
+def entries(table: Path, arch: str) -> dict[str, Any]:
+    """What a table of tiles, a JSON object by architecture, has for one: an object, or the name of another like it."""
+    found = json.loads(table.read_text())[arch]
+    return entries(table, found) if isinstance(found, str) else found
 
 
 @functools.cache

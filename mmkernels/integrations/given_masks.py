@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -11,6 +14,7 @@ from mmkernels.mask import Mask, values_may_be_read
 
 Given = tuple[Mask | None, Tensor | None]
 Bias = Tensor | RelativeBias | DecomposedBias
+Found = TypeVar("Found")
 
 # By the tensor's identity: (its version, what it says). No entry refers to its own key, so it goes with the tensor.
 _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -35,25 +39,17 @@ def mask_and_bias(given: Tensor | None) -> Given:
         return None, None
     if torch.compiler.is_compiling() or type(given) is not Tensor:
         return _read(given)
-    known = _known.get(given)
-    if known is None or known[0] != _version(given):
-        # A detached alias shares data and version, but holds no reference to the key.
-        known = (_version(given), _read(given if given.requires_grad else given.detach()))
-        if not given.requires_grad:
-            _known[given] = known
-    return known[1]
+    if given.requires_grad:
+        return _read(given)
+    return _once(_known, given, _read)
 
 
 def hidden(given: Tensor | None) -> Tensor | None:
     """A mask of torch.nn with bool instead of 0 and -inf, where it is that and its values may be read."""
     if given is None or not given.is_floating_point() or given.requires_grad or not values_may_be_read(given):
         return given
-    known = _hidden.get(given)
-    if known is None or known[0] != _version(given):
-        found = given == -torch.inf
-        known = (_version(given), found if bool((found | (given == 0)).all()) else None)
-        _hidden[given] = known
-    return given if known[1] is None else known[1]
+    found = _once(_hidden, given, _as_bool)
+    return given if found is None else found
 
 
 def add_biases(position: Bias | None, mask: Tensor | None, q_len: int, k_len: int) -> Bias | None:
@@ -63,6 +59,20 @@ def add_biases(position: Bias | None, mask: Tensor | None, q_len: int, k_len: in
     if isinstance(position, RelativeBias):
         return position.to_dense(q_len, k_len) + mask
     return (position.to_dense() if isinstance(position, DecomposedBias) else position) + mask
+
+
+def _once(known: WeakTensorKeyDictionary, given: Tensor, find: Callable[[Tensor], Found]) -> Found:
+    """What `find` says of a tensor, asked again only when the tensor has changed."""
+    entry = known.get(given)
+    if entry is None or entry[0] != _version(given):
+        # A detached alias shares data and version, but holds no reference to the key.
+        entry = known[given] = (_version(given), find(given.detach()))
+    return entry[1]
+
+
+def _as_bool(given: Tensor) -> Tensor | None:
+    found = given == -torch.inf
+    return found if bool((found | (given == 0)).all()) else None
 
 
 def _read(given: Tensor) -> Given:

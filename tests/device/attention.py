@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
+from mmkernels.ops.attention import native_call
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
+from tests.backends import in_place_of
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -54,7 +55,7 @@ class Emulated:
 
     def forward(self, call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:
         """(out, lse) of the lowered call."""
-        call = readable(unmask_empty_rows(call))
+        call = native_call.readable(unmask_empty_rows(call))
         out = empty_like_query(call.query, call.values[0].shape[-1])
         lse = empty_lse(call.query, call.cu_seqlens_q is not None) if with_lse else None
         for tensor in (out, lse):
@@ -69,7 +70,7 @@ class Emulated:
         self, grad_out: Tensor, grad_lse: Tensor | None, call: Lowered, out: Tensor, lse: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
         """Dense gradients of the needed ones; (0,) and [] for the others."""
-        call = readable(unmask_empty_rows(call))
+        call = native_call.readable(unmask_empty_rows(call))
         query = empty_gradient(call.query) if needs[0] else None
         keys = [empty_gradient(key) for key in call.keys] if needs[1] else []
         values = [empty_gradient(value) for value in call.values] if needs[2] else []
@@ -112,23 +113,8 @@ def described(call: Lowered) -> dict[str, Any]:
     }
 
 
-def readable(call: Lowered) -> Lowered:
-    """With operands whose last axis is dense."""
-    return call._replace(
-        query=unit_last_stride(call.query),
-        keys=[unit_last_stride(key) for key in call.keys],
-        values=[unit_last_stride(value) for value in call.values],
-        bias=[unit_last_stride(part) for part in call.bias],
-    )
-
-
 @contextmanager
 def emulated(emulator: ModuleType, **options: Any) -> Iterator[Emulated]:
     """`backend="cuda"` is the emulator meanwhile."""
-    module = Emulated(emulator, **options)
-    before = backends._backends["attention"]
-    backends.register("attention", before | {"cuda": module})
-    try:
+    with in_place_of("cuda", "attention", Emulated(emulator, **options)) as module:
         yield module
-    finally:
-        backends.register("attention", before)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
 from mmkernels.layout import unit_last_stride
 from mmkernels.ops.contrastive.statistics import Side, Statistics
+from tests.backends import in_place_of
 from tests.device.attention import NAMES, array
 
 
@@ -139,10 +139,5 @@ def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 @contextmanager
 def emulated(emulator: ModuleType, **options: Any) -> Iterator[Emulated]:
     """`backend="cuda"` is the emulator meanwhile."""
-    module = Emulated(emulator, **options)
-    before = backends._backends["contrastive_loss"]
-    backends.register("contrastive_loss", before | {"cuda": module})
-    try:
+    with in_place_of("cuda", "contrastive_loss", Emulated(emulator, **options)) as module:
         yield module
-    finally:
-        backends.register("contrastive_loss", before)

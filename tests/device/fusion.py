@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
 from mmkernels.ops.fusion import native_call
+from tests.backends import in_place_of
 from tests.device.attention import NAMES, array
 
 FORWARD = (
@@ -88,10 +88,5 @@ def _arrays(value: Any) -> Any:
 @contextmanager
 def emulated(emulator: ModuleType, **options: Any) -> Iterator[Emulated]:
     """`backend="cuda"` is the emulator meanwhile."""
-    module = Emulated(emulator, **options)
-    before = backends._backends["concat_fusion"]
-    backends.register("concat_fusion", before | {"cuda": module})
-    try:
+    with in_place_of("cuda", "concat_fusion", Emulated(emulator, **options)) as module:
         yield module
-    finally:
-        backends.register("concat_fusion", before)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
 from mmkernels.ops.fusion import native_call, triton
+from tests.backends import in_place_of
 from tests.device.triton_interpreter import poisoned_memory
 from tests.fusion.naive import ACTIVATIONS, Case, fused
 
@@ -50,13 +50,8 @@ class Interpreted:
 @contextmanager
 def interpreted(host: ModuleType, **options: Any) -> Iterator[Interpreted]:
     """`backend="triton"` is the host module meanwhile."""
-    module = Interpreted(host, **options)
-    before = backends._backends["concat_fusion"]
-    backends.register("concat_fusion", before | {"triton": module})
-    try:
+    with in_place_of("triton", "concat_fusion", Interpreted(host, **options)) as module:
         yield module
-    finally:
-        backends.register("concat_fusion", before)
 
 
 def check_activation(activation: str) -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmkernels import backend as backends
 from mmkernels.ops.attention import native_call, triton
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered
+from tests.backends import in_place_of
 from tools.ninja_rules import ROOT
 
 BLOCKS = "mmkernels.triton_blocks"
@@ -176,10 +176,5 @@ class Interpreted:
 @contextmanager
 def interpreted(host: ModuleType, **options: Any) -> Iterator[Interpreted]:
     """`backend="triton"` is the interpreter meanwhile."""
-    module = Interpreted(host, **options)
-    before = backends._backends["attention"]
-    backends.register("attention", before | {"triton": module})
-    try:
+    with in_place_of("triton", "attention", Interpreted(host, **options)) as module:
         yield module
-    finally:
-        backends.register("attention", before)

@@ -22,14 +22,7 @@ MAX_SEGMENTS = 16
 
 def why_not(problem: Problem) -> list[str]:
     """Sentences that say why the CUDA kernels cannot run the problem; empty where they can."""
-    reasons = why_not_native_cuda(problem, "bias")
-    dims = {shape[-1] for shape in problem.shapes}
-    if dims and max(dims) > MAX_HEAD_DIM:
-        reasons.append(f"head dimension {max(dims)} is above {MAX_HEAD_DIM}")
-    segments = len(problem.shapes) // 2  # the query, and a key and a value for each
-    if segments > MAX_SEGMENTS:
-        reasons.append(f"{segments} segments are more than {MAX_SEGMENTS}")
-    return reasons
+    return why_not_native_cuda(problem, "bias") + native_call.why_not_sizes(problem, MAX_HEAD_DIM, MAX_SEGMENTS)
 
 
 def unverified(problem: Problem) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the C++ backends share: their kernels take the lowered call and outputs that are allocated here."""
+"""What the backends of kernels share: those in C++ take the lowered call and outputs that are allocated here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ import torch
 from torch import Tensor
 
 from mmkernels import _native
+from mmkernels.backend import Problem
 from mmkernels.bias import BIAS_RELATIVE
 from mmkernels.layout import empty_gradient, empty_like_query, unit_last_stride
 from mmkernels.ops.attention.lowered import Lowered, empty_lse
+
+
+def why_not_sizes(problem: Problem, max_head_dim: int, max_segments: int) -> list[str]:
+    """Whether head dimensions or segments are more than kernels for GPUs take."""
+    reasons = []
+    dims = {shape[-1] for shape in problem.shapes}
+    if dims and max(dims) > max_head_dim:
+        reasons.append(f"head dimension {max(dims)} is above {max_head_dim}")
+    segments = len(problem.shapes) // 2  # the query, and a key and a value for each
+    if segments > max_segments:
+        reasons.append(f"{segments} segments are more than {max_segments}")
+    return reasons
 
 
 def forward(entry: Callable[..., Any], call: Lowered, with_lse: bool) -> tuple[Tensor, Tensor | None]:

@@ -28,14 +28,7 @@ def why_not(problem: Problem) -> list[str]:
 
 def limits(problem: Problem) -> list[str]:
     """What the kernels refuse on any device."""
-    reasons = []
-    dims = {shape[-1] for shape in problem.shapes}
-    if dims and max(dims) > MAX_HEAD_DIM:
-        reasons.append(f"head dimension {max(dims)} is above {MAX_HEAD_DIM}")
-    segments = len(problem.shapes) // 2  # the query, and a key and a value for each
-    if segments > MAX_SEGMENTS:
-        reasons.append(f"{segments} segments are more than {MAX_SEGMENTS}")
-    return reasons
+    return native_call.why_not_sizes(problem, MAX_HEAD_DIM, MAX_SEGMENTS)
 
 
 def unverified(problem: Problem) -> list[str]:

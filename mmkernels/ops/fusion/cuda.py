@@ -19,10 +19,7 @@ MAX_SOURCES = 16
 def why_not(problem: Problem) -> list[str]:
     """Sentences that say why the CUDA kernels cannot run the problem; empty where they can."""
     reasons = why_not_native_cuda(problem, "parameter") + native_call.why_not_axes(problem)
-    sources = len(problem.shapes) - 1  # the last is the weight's
-    if sources > MAX_SOURCES:
-        reasons.append(f"{sources} inputs are more than {MAX_SOURCES}")
-    return reasons
+    return reasons + native_call.why_not_sources(problem, MAX_SOURCES)
 
 
 def unverified(problem: Problem) -> list[str]:

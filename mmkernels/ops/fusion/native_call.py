@@ -1,4 +1,4 @@
-"""What the C++ backends of concat_fusion share: kernels take the op's tensors, and outputs allocated here."""
+"""What the C++ and Triton backends of concat_fusion share: kernels take the op's tensors, and outputs made here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_AXES = 16
 """Leading axes of the output."""
 
 Entry = Callable[..., Any]
-"""A library's ``concat_fusion_forward`` or ``concat_fusion_backward`` (csrc/ops/fusion_entry.h)."""
+"""A library's ``concat_fusion_forward`` or ``..._backward`` (csrc/ops/fusion_entry.h), or one of Triton's host."""
 _ACTIVATION = {name: index for index, name in enumerate(ACTIVATIONS)}
 
 
@@ -25,6 +25,12 @@ def why_not_axes(problem: Problem) -> list[str]:
     """Whether the output has more leading axes than the kernels take."""
     axes = max((len(shape) - 1 for shape in problem.shapes), default=0)
     return [f"{axes} leading axes are above {MAX_AXES}"] if axes > MAX_AXES else []
+
+
+def why_not_sources(problem: Problem, most: int) -> list[str]:
+    """Whether there are more inputs than kernels for GPUs take."""
+    sources = len(problem.shapes) - 1  # the last is the weight's
+    return [f"{sources} inputs are more than {most}"] if sources > most else []
 
 
 def forward(

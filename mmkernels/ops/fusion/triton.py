@@ -28,10 +28,7 @@ def why_not(problem: Problem) -> list[str]:
 
 def limits(problem: Problem) -> list[str]:
     """What the kernels refuse on any device."""
-    reasons = native_call.why_not_axes(problem)
-    sources = len(problem.shapes) - 1  # the last is the weight's
-    if sources > MAX_SOURCES:
-        reasons.append(f"{sources} inputs are more than {MAX_SOURCES}")
+    reasons = native_call.why_not_axes(problem) + native_call.why_not_sources(problem, MAX_SOURCES)
     *inputs, weight = problem.shapes
     sizes = {"rows": math.prod(torch.broadcast_shapes(*(shape[:-1] for shape in inputs)))}
     sizes |= {"outputs": weight[0], "features": weight[1]}

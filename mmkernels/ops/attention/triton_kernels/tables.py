@@ -7,11 +7,12 @@ and in the key pass the rows of a tile. The other sizes may be tuned for a size 
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+
+from mmkernels.triton_launch import entries
 
 TABLE = Path(__file__).with_name("tables.json")
 
@@ -27,19 +28,10 @@ class Tile(NamedTuple):
 
 
 @functools.cache
-def table() -> dict[str, Any]:
-    """The file."""
-    return json.loads(TABLE.read_text())
-
-
-@functools.cache
 def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
     """The tile for head dims of up to `width`, a power of two from 16 on.
 
     size: "many" or "few" rows of a plain call; "general": with bias, dense mask, softcap or dropout.
     """
-    entries = table()[arch]
-    if isinstance(entries, str):  # as another architecture
-        return tile(entries, op, dtype, width, size)
-    entry = entries[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
+    entry = entries(TABLE, arch)[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
     return Tile(**entry["fixed"], **entry.get(size, entry["many"]))

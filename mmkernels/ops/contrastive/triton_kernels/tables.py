@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+
+from mmkernels.triton_launch import entries
 
 TABLE = Path(__file__).with_name("tables.json")
 
@@ -23,12 +24,6 @@ class Tile(NamedTuple):
 
 
 @functools.cache
-def table() -> dict[str, Any]:
-    """The file."""
-    return json.loads(TABLE.read_text())
-
-
-@functools.cache
 def tile(arch: str, kernel: str, dtype: torch.dtype) -> Tile:
     """The tile of "statistics", "slopes" or "gradient"; it depends on no size, so that bits do not either."""
-    return Tile(**table()[arch][kernel][f"{dtype.itemsize * 8} bit"])
+    return Tile(**entries(TABLE, arch)[kernel][f"{dtype.itemsize * 8} bit"])
