@@ -106,8 +106,12 @@ inline void read_row(Element element, const void* from, DType dtype, int64_t col
                      float* to) {
   int64_t filled = elements(element, columns);
   if (element == Element::kPair) {
+    const char* bytes = static_cast<const char*>(from);
+    const int64_t size = columns * element_size(dtype), vector = sizeof(Float), whole = size / vector * vector;
+    // vectors, since a call of memcpy a row costs as much as the row
+    for (int64_t b = 0; b < whole; b += vector) memcpy(reinterpret_cast<char*>(to) + b, bytes + b, sizeof(Float));
     if (columns % 2) to[filled - 1] = 0.0f;
-    memcpy(to, from, static_cast<size_t>(columns * element_size(dtype)));
+    memcpy(reinterpret_cast<char*>(to) + whole, bytes + whole, static_cast<size_t>(size - whole));
   } else {
     widen_run(from, dtype, columns, factor, to);
   }

@@ -215,8 +215,12 @@ inline float key_factor(const AttentionProblem& p) { return element_of(p) == Ele
 /// Sums of keys or values times the factor, to the rows of their gradient.
 inline void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
                        float factor, float* sums) {
-  const int64_t width = round_up(dim, kLanes);
+  constexpr int32_t kAhead = 16;  // rows: those of a packed tensor stand too far apart for the processor to foresee
+  const int64_t width = round_up(dim, kLanes), last = row + keys;
   for (float* from = sums; from < sums + keys * width; from += width, ++row) {
+    if (row + kAhead < last) {
+      prefetch_run<true>(row_of(grad, batch, head, row + kAhead), dim * element_size(grad.dtype));
+    }
     for (int64_t d = 0; d < width && factor != 1.0f; d += kLanes) store(from + d, load(from + d) * splat(factor));
     narrow_run(from, dim, const_cast<char*>(row_of(grad, batch, head, row)), grad.dtype);
   }

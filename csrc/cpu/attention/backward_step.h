@@ -159,6 +159,8 @@ inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segm
   staged.key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
   staged.value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
   staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.key;
+  const int64_t next = first + keys, left = segment_length(p, sequence, segment) - next;
+  prefetch_next(p, p.segments[segment], batch, head, row + keys, smaller<int64_t>(kBlockKeys, left));
 }
 
 /// The keys of the staged block for the product over keys, which only dq asks for.

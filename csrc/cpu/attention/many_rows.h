@@ -110,6 +110,7 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
         k = stage(element, segment.key, batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
         v = pairs ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, p.dim_v, scratch.values)
                   : stage(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
+        prefetch_next(p, segment, batch, tile.head_k, row + keys, smaller(kBlockKeys, chunk.last - first - keys));
       }
       if (!started) reset(p, tile, state);
       started = true;
