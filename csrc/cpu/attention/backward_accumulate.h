@@ -92,7 +92,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
   const Element element = element_of(p);
   if (to.query) {
     const float* ds = scratch.grads.by_keys + first;
-    const Staged& k = stage_by_keys(p, keys, scratch.staged);
+    const Staged k = stage_by_keys(p, scratch.staged);
     if (visible) {
       gemm_isolated(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys,
                     to.query_chunk + first, kRowStride);
@@ -102,6 +102,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     }
   }
   if (!to.key && !to.value) return;
+  const int64_t before = first_key % kBlockKeys;  // keys of the block that the tile does not see
   const int64_t offset = p.segments[segment].offset + first_key - to.first_key;
   int64_t& current = to.chunk_of[block_index(p, segment, first_key) - to.first_block];
   const int last = smaller(first + vectors * kLanes, tile.rows);
@@ -109,7 +110,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     const int64_t chunk = row_chunk(p, tile, begin);
     int end = last;
     while (row_chunk(p, tile, end - 1) != chunk) --end;  // rows are in order of their chunks
-    if (chunk != current && current >= 0) add_key_chunk(p, keys, offset, to);
+    if (chunk != current && current >= 0) add_key_chunk(p, scratch.staged.count, offset - before, to);
     current = chunk;
     const int32_t* seen = visible ? visible + (begin - first) : nullptr;
     if (to.key) {
