@@ -136,7 +136,7 @@ inline void pair_rows(const void* high, const void* low, int64_t columns, int64_
 /// Asks for memory before it is needed: what will be read into the second-level cache, since the first is too small for
 /// what is under way; what will be written, into the first.
 template <bool writes = false>
-inline void prefetch_run(const void* from, int64_t bytes) {
+MMK_ALWAYS_INLINE void prefetch_run(const void* from, int64_t bytes) {
   // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   constexpr int64_t kLine = 64;
