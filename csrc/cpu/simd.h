@@ -359,9 +359,8 @@ inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 2, 6, 
 
 // Within every four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3.
 #if MMK_AVX512 || MMK_CODE == MMK_CODE_vec16
-#define MMK_SHUFFLE_FOURS(i, j, k, l)                                                                               \
-  MMK_SHUFFLE(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12,     \
-              l + 12)
+#define MMK_SHUFFLE_FOURS(i, j, k, l) \
+  MMK_SHUFFLE(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
 #elif MMK_AVX2
 #define MMK_SHUFFLE_FOURS(i, j, k, l) MMK_SHUFFLE(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
 #else

@@ -7,9 +7,12 @@
 MMK_NAMESPACE_BEGIN
 namespace few {
 
-constexpr int kFewRows = kLanes / 2;        // beyond that, lanes that are rows are used well enough
-constexpr int kInRegisters = kFewRows / 2;  // rows whose sums leave registers for the keys
+constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
 constexpr int kKeyStride = kBlockKeys + 16;
+
+/// Whether the products of so many rows leave registers for keys and values. Keys in fp32 reach the micro-kernel, which
+/// serves more rows better, by one transposition; others would be widened or paired in scratch too.
+inline bool fit_registers(DType keys, int rows) { return rows <= (keys == DType::kFloat32 ? kFewRows / 2 : kFewRows); }
 
 // ---- logits ----
 
@@ -21,8 +24,11 @@ struct Ahead {
   int64_t stride, bytes, some, count;  // bytes between rows, of a row; rows at a time, in all
 
   Ahead(const TensorView& t, const RowTile& tile, int64_t row, int64_t columns, int64_t some, int64_t count)
-      : rows(row_of(t, tile.sequence.tensor_batch, tile.head_k, row)), stride(t.row * element_size(t.dtype)),
-        bytes(columns * element_size(t.dtype)), some(some), count(count) {}
+      : rows(row_of(t, tile.sequence.tensor_batch, tile.head_k, row)),
+        stride(t.row * element_size(t.dtype)),
+        bytes(columns * element_size(t.dtype)),
+        some(some),
+        count(count) {}
   /// The requests of one step of many.
   MMK_ALWAYS_INLINE void ask(int64_t step) const {
     const int64_t end = smaller((step + 1) * some, count);
@@ -124,7 +130,7 @@ inline void add_vectors(const float* weights, int64_t depth, const char* values,
 template <int rows, Element element, DType from>
 inline void add_rows(int count, const float* weights, int64_t depth, const char* values, int64_t stride,
                      const float* factor, float* acc, int64_t width) {
-  constexpr int kVectors = kLanes == 16 ? 4 : 2;  // sums of four rows in half of the registers
+  constexpr int kVectors = (kLanes == 16 ? 4 : 2) / (rows > 4 ? 2 : 1);  // sums in half of the registers
   if constexpr (rows > 0) {
     if (count != rows) {
       add_rows<rows - 1, element, from>(count, weights, depth, values, stride, factor, acc, width);
@@ -148,12 +154,12 @@ inline bool add_values(Element element, const TensorView& t, const char* values,
   const int64_t stride = t.row * element_size(t.dtype), depth = elements(element, keys);
   if constexpr (kBfloat16Pairs) {
     if (element == Element::kPair) {
-      add_rows<kInRegisters, Element::kPair, DType::kBFloat16>(rows, weights, depth, values, stride, factor, acc, width);
+      add_rows<kFewRows, Element::kPair, DType::kBFloat16>(rows, weights, depth, values, stride, factor, acc, width);
       return true;
     }
   }
-  const auto add = t.dtype == DType::kBFloat16 ? add_rows<kInRegisters, Element::kFloat, DType::kBFloat16>
-                                               : add_rows<kInRegisters, Element::kFloat, DType::kFloat16>;
+  const auto add = t.dtype == DType::kBFloat16 ? add_rows<kFewRows, Element::kFloat, DType::kBFloat16>
+                                               : add_rows<kFewRows, Element::kFloat, DType::kFloat16>;
   add(rows, weights, depth, values, stride, factor, acc, width);
   return true;
 }

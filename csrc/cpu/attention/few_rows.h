@@ -74,6 +74,7 @@ inline void multiply_block(const AttentionProblem& p, const Segment& segment, co
                            int32_t keys, bool in_place, Scratch& scratch) {
   const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
   const float factor = element == Element::kPair ? p.scale : 1.0f;
+  constexpr int most = from == DType::kFloat32 && element == Element::kFloat ? kFewRows / 2 : kFewRows;
   for (int32_t first = 0; first < keys;) {
     const bool several = in_place && first + groups * kLanes <= keys;
     const int32_t count = several ? groups * kLanes : smaller(kLanes, keys - first);
@@ -88,14 +89,13 @@ inline void multiply_block(const AttentionProblem& p, const Segment& segment, co
     const char* k = row_of(segment.key, batch, tile.head_k, row + first);
     const int64_t stride = segment.key.row * element_size(segment.key.dtype);
     if (several) {
-      multiply_columns_of<kInRegisters, groups, element, from>(tile.rows, scratch.query, depth, k, stride, factor,
-                                                               logits, ahead);
+      multiply_columns_of<most, groups, element, from>(tile.rows, scratch.query, depth, k, stride, factor, logits,
+                                                       ahead);
     } else if (in_place && count == kLanes) {
-      multiply_columns_of<kInRegisters, 1, element, from>(tile.rows, scratch.query, depth, k, stride, factor, logits,
-                                                          ahead);
+      multiply_columns_of<most, 1, element, from>(tile.rows, scratch.query, depth, k, stride, factor, logits, ahead);
     } else {
       const Staged staged = load_keys(p, element, segment, tile, row + first, count, scratch);
-      multiply_columns_of<kInRegisters, 1, element, DType::kFloat32>(
+      multiply_columns_of<most, 1, element, DType::kFloat32>(
           tile.rows, scratch.query, depth, reinterpret_cast<const char*>(staged.data),
           staged.stride * static_cast<int64_t>(sizeof(float)), factor, logits, ahead);
     }
@@ -111,8 +111,8 @@ inline void multiply_in_registers(const AttentionProblem& p, const Segment& segm
   if constexpr (kBfloat16Pairs) {
     if (element == Element::kPair) {
       const bool in_place =
-          whole && stands_in_place(element, segment.key, row_of(segment.key, tile.sequence.tensor_batch, tile.head_k, row),
-                                   p.dim_qk);
+          whole && stands_in_place(element, segment.key,
+                                   row_of(segment.key, tile.sequence.tensor_batch, tile.head_k, row), p.dim_qk);
       return multiply_block<Element::kPair, DType::kFloat32, 2>(p, segment, tile, row, keys, in_place, scratch);
     }
   }
@@ -306,14 +306,15 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    const auto multiply = tile.rows <= kInRegisters ? multiply_in_registers : multiply_in_scratch;
+    const bool in_registers = fit_registers(segment.key.dtype, tile.rows);
+    const auto multiply = in_registers ? multiply_in_registers : multiply_in_scratch;
     multiply(p, segment, tile, row, keys, scratch);
     finish_logits(p, tile, block, scratch);
     if (p.dropout.active) fill_dropout(p, tile, block, scratch);
     softmax_block(p, tile, block, scratch, state);
     if (element == Element::kPair) pair_keys(tile, keys, scratch);
 
-    if (block.tile_class == TileClass::kFull && tile.rows <= kInRegisters &&
+    if (block.tile_class == TileClass::kFull && in_registers &&
         add_values(element, segment.value, row_of(segment.value, batch, tile.head_k, row), keys, p.dim_v, tile.rows,
                    scratch.logits, scratch.factor, state.acc, width)) {
       continue;

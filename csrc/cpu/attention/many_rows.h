@@ -132,8 +132,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
         values_finite = !has_non_finite(element, v.data, v.stride, elements(element, keys), p.dim_v);
       }
       if (block.tile_class == TileClass::kFull || values_finite) {
-        gemm<Start::kRescale, Layout::kTransposed>(element, p.dim_v, slice.vectors, value, v.stride, logits,
-                                                   kRowStride, elements(element, span.keys), acc, kRowStride, factor);
+        gemm<Start::kRescale, Layout::kTransposed>(element, p.dim_v, slice.vectors, value, v.stride, logits, kRowStride,
+                                                   elements(element, span.keys), acc, kRowStride, factor);
       } else {  // NaN or Inf in values that some rows do not see
         for (int64_t d = 0; d < p.dim_v; ++d) {
           for (int w = 0; w < slice.rows(); w += kLanes) {
