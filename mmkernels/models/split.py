@@ -66,14 +66,9 @@ def concept(row: Emoji) -> str:
     return " ".join(base)
 
 
-def small_over_white(pictures: Tensor) -> Tensor:
-    """What pictures are compared by: premultiplied (N, 4, S, S) -> RGB over white, 16 x 16, (N, 768)."""
-    return over(1.0, F.interpolate(pictures, (16, 16), mode="area")).flatten(1)
-
-
 def picture_similarity(pictures: Tensor) -> Tensor:
     """Cosine between all (premultiplied) pictures over white, 16 x 16 and centred: (N, N), zero diagonal."""
-    x = small_over_white(pictures)
+    x = over(1.0, F.interpolate(pictures, (16, 16), mode="area")).flatten(1)
     x = F.normalize(x - x.mean(0), dim=1)
     return (x @ x.T).fill_diagonal_(0)
 
