@@ -106,8 +106,9 @@ def assemble(
 ) -> PictureSet:
     """A `PictureSet` of these entries.
 
-    Entries of one group, or of one kin, and pictures that are nearly the same make a family, closed transitively. Where no entry has a
-    side, about 15 % of the pictures are held out, by whole families; the choice depends on the entries alone.
+    Entries of one group, or of one kin, and pictures that are nearly the same make a family, closed transitively.
+    Where no entry has a side, about 15 % of the pictures are held out, by whole families; the choice depends on the
+    entries alone.
 
     Args:
         pictures: one of each entry, float (4, S, S).

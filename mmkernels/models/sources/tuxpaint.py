@@ -120,7 +120,7 @@ def read_captions(text: Path, notes: list[str], name: str) -> dict[str, str]:
         elif line.strip():
             notes.append(f"{name}.txt line {number} is not a caption: {line.strip()[:60]!r}")
     for language, caption in list(captions.items()):
-        captions[language] = " ".join(caption.split())
+        captions[language] = " ".join(caption.replace("’", "'").split())
         if "\ufffd" in caption:
             notes.append(f"{name}.txt: the caption in {language} is not UTF-8")
         if "\ufffd" in caption or not captions[language]:
