@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # Named, because Pillow would start another program for some of the others (Ghostscript for EPS).
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 50_000_000  # decoded they take 200 MB
-WITH_ALPHA = {"RGBA", "RGB", "LA", "L", "PA", "P", "1"}  # modes that become RGBA in one step, transparency kept
 
 
 def read_picture(path: Path, size: int, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -71,8 +70,6 @@ def square(image: Picture, size: int) -> Tensor:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise _Refused(f"has pixels of mode {image.mode}, of which nobody knows what is white")
-    elif image.mode not in WITH_ALPHA:
-        image = image.convert("RGB")
     image = image.convert("RGBA").convert("RGBa")  # premultiplied: transparent pixels lend no colour to the scaled ones
     longest = max(image.size)
     width, height = (max(1, round(side * size / longest)) for side in image.size)

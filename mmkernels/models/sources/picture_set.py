@@ -22,9 +22,7 @@ from mmkernels.models.split import (
 )
 
 LARGEST_SET = 10_000  # pictures are kept in memory, and each is compared with each
-LARGEST_DIFFERENCE = (
-    0.1  # root mean square; cosines alone say too much of small sets, where the mean picture means little
-)
+LARGEST_DIFFERENCE = 0.1  # root mean square; in small sets the mean picture means little, and cosines say too much
 PAIRS_AT_ONCE = 16_384
 
 

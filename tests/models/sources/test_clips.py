@@ -39,6 +39,10 @@ def dot_of(frame):
     return frame.amax(0) < 0.25
 
 
+def red_dot_of(frame):
+    return (frame[0] > 0.6) & (frame[1:].amax(0) < 0.3)
+
+
 def test_motions_are_what_they_are_called(source):
     clips = one_of_each(source)
     path = {motion: [centre(frame, square_of) for frame in clip] for motion, clip in clips.items()}
@@ -61,6 +65,8 @@ def test_turning(source):
         assert y0 < -0.2 and abs(x0) < 0.1, "upright"
         assert x1 * side > 0.2 and abs(y1) < 0.1, "on its side"
         assert y2 > 0.2 and abs(x2) < 0.1, "upside down"
+        (x0, y0), (x1, y1), (x2, y2) = (centre(frame, red_dot_of) for frame in clips[motion])
+        assert x0 < -0.2 and y1 * side < -0.2 and x2 > 0.2, "turned, not mirrored"
 
 
 def test_texts(source):
@@ -72,7 +78,8 @@ def test_texts(source):
         assert caption == name + motion and told == name + narration(motion, 3)
     assert narration("moves to the left", 3) == "at the right then in the middle then at the left"
     assert narration("grows", 2) == "small then large"
-    assert narration("moves down", 5).split(f" {NEXT_FRAME} ")[2] == "in the middle"
+    five = ["at the top", "at the top", "in the middle", "at the bottom", "at the bottom"]
+    assert narration("moves down", 5).split(f" {NEXT_FRAME} ") == five
     held = ClipMaker(source, batch=8, held_out=True).batch(0)
     assert all("cube" in caption for caption in held.captions)
 

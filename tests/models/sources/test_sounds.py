@@ -11,6 +11,7 @@ import torch
 
 from mmkernels.models.audio import RATE
 from mmkernels.models.captions import words
+from mmkernels.models.sources import sounds
 from mmkernels.models.sources.sounds import NUMBERS, PITCHES, SoundMaker, all_sounds, split_sounds
 
 SOUNDS = {sound.caption: sound for sound in all_sounds()}
@@ -106,6 +107,15 @@ def test_the_split_holds_out_combinations_of_known_words():
     known = {word for caption in train for word in words(caption)}
     assert all(set(words(caption)) <= known for caption in held_out)
     assert [sound.caption for sound in split_sounds()[1]] == held_out
+
+
+def test_a_word_that_occurs_once_or_twice_is_never_held_out(monkeypatch):
+    captions = [f"word{i // 2} sound" for i in range(40)] + ["common sound"] * 5
+    made = [sounds.Sound(caption + "!" * i, "x", lambda rng: torch.zeros(RATE)) for i, caption in enumerate(captions)]
+    monkeypatch.setattr(sounds, "all_sounds", lambda: made)
+    train, held_out = split_sounds()
+    assert held_out and all("common" in sound.caption for sound in held_out)
+    assert sum("common" in sound.caption for sound in train) >= 2
 
 
 def test_batches_are_a_function_of_seed_and_step():

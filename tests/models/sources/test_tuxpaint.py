@@ -44,6 +44,7 @@ def stamps(tmp_path):
     )
     stamp("food/pear", "A pear.\n", ".svg", None, SVG.format(80, 80, "<text>pear</text>"))
     stamp("food/pear", None, ".png", (0, 255, 0))
+    stamp("food/apple", None, ".png", (0, 255, 0))
     stamp("food/blank", "Nothing.\n", ".svg", None, SVG.format(80, 80, ""))
     stamp("food/broken", "Broken.\n", ".png", None, "no picture")
     stamp("symbols/alphabets/b", "The letter B.\n", colour=(0, 99, 0))
@@ -98,7 +99,7 @@ def test_the_split_does_not_depend_on_language_or_limit(stamps):
 def test_pictures_in_points_and_pictures_that_are_only_text(stamps):
     x = sources.load("tuxpaint", size=16, stamps=stamps)
     apple, pear = x.pictures[3], x.pictures[4]
-    assert apple[:, 8, 8].tolist() == [0, 0, 1, 1] and apple[3, 0, 0] == 0, "an SVG whose size is in points"
+    assert apple[:, 8, 8].tolist() == [0, 0, 1, 1] and apple[3, 0, 0] == 0, "an SVG, its size in points, before the PNG"
     assert pear[:, 8, 8].tolist() == [0, 1, 0, 1] and pear[3].sum() == 16 * 8, "the PNG where the SVG shows nothing"
 
 
@@ -115,6 +116,18 @@ def test_what_is_left_out_is_listed(stamps):
     ):
         assert sum(note.startswith(start) for note in notes) == 1, start
     assert len(notes) == 7
+
+
+def test_what_cannot_be_named_unseen_is_trained(tmp_path):
+    """Of two families the smaller would be held out, were it not the alphabet."""
+    for i, name in enumerate([*(f"animals/duck{i}" for i in range(14)), "symbols/alphabets/b"]):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        letter = "alphabets" in name
+        Image.new("RGB", (8 + i, 8), (0, 255, 0) if letter else (17 * i, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text("A letter." if letter else "A duck.")
+    x = sources.load("tuxpaint", size=8, stamps=tmp_path)
+    assert {x.captions[i] for i in x.train} == {("A letter.",)} and len(x.held_out) == 14
 
 
 def test_damaged_texts(stamps):
