@@ -169,7 +169,7 @@ def test_the_tower_learns_to_tell_sounds_apart():
         return head(tower(batch.waves).mean(1)), torch.tensor([labels.index(label) for label in batch.labels])
 
     train = SoundMaker(batch=32)
-    for step in range(100):
+    for step in range(250):
         logits, target = answers(train, step)
         loss = F.cross_entropy(logits, target)
         optimizer.zero_grad()
