@@ -44,8 +44,9 @@ def load_folder(path: Path, *, size: int, limit: int | None, max_pixels: int = M
         except ValueError as error:
             notes.append(f"{table.name} line {row.line}: {row.file!r} {error}")
             continue
-        merged[file] = _merge(merged[file], row, notes) if file in merged else row
-    chosen = [list(merged.items())[i] for i in spread(len(merged), limit)]
+        merged[file] = _merge(merged[file], row, notes, table.name) if file in merged else row
+    everything = list(merged.items())
+    chosen = [everything[i] for i in spread(len(everything), limit)]
     if len(chosen) > LARGEST_SET:
         raise ValueError(f"{table} names {len(chosen):,} pictures, at most {LARGEST_SET:,} are supported: give a limit")
     entries, pictures = [], []
@@ -77,12 +78,12 @@ def find_table(path: Path) -> Path:
     return found[0]
 
 
-def _merge(first: TableRow, other: TableRow, notes: list[str]) -> TableRow:
+def _merge(first: TableRow, other: TableRow, notes: list[str], table: str) -> TableRow:
     known = {"label": first.label, "group": first.group, "side": first.side}
     for name, value in known.items():
         given = getattr(other, name)
         if value and given and value != given:
-            notes.append(f"line {other.line}: {other.file!r} has the {name} {value!r} from line {first.line}")
+            notes.append(f"{table} line {other.line}: {other.file!r} has the {name} {value!r} of line {first.line}")
         known[name] = value or given
     captions = tuple(dict.fromkeys([*first.captions, *other.captions]))
     return TableRow(first.line, first.file, captions, known["label"], known["group"], known["side"])

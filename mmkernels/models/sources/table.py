@@ -40,6 +40,8 @@ def read_table(path: Path) -> tuple[list[TableRow], list[str]]:
     Raises:
         ValueError: the file cannot be read, is empty, or lacks a column; in one sentence.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file" if path.exists() else f"{path} does not exist")
     try:
         data = path.read_bytes()
     except OSError as error:

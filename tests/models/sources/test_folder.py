@@ -154,7 +154,10 @@ def test_captions_may_repeat_in_columns_lists_and_rows(folder):
 
 def test_a_file_with_two_labels_keeps_the_first_and_says_so(folder):
     x = load(csv(folder, "file,caption,label", "a.png,x,first", "b.png,y,", "a.png,z,second"))
-    assert x.labels == ["first", "unlabelled"] and "has the label 'first' from line 2" in x.notes[0]
+    assert (
+        x.labels == ["first", "unlabelled"]
+        and x.notes[0] == "captions.csv line 4: 'a.png' has the label 'first' of line 2"
+    )
 
 
 def test_bytes_that_are_not_utf8_spoil_their_row_only(folder):
@@ -219,6 +222,18 @@ def test_a_folder_needs_one_table(folder):
     assert len(load(folder / "captions.csv")) == 4
     with pytest.raises(ValueError, match="neither a folder nor"):
         load(folder / "a.png")
+    os.mkfifo(folder / "pipe.csv")
+    with pytest.raises(ValueError, match=r"pipe.csv is no file"):
+        load(folder / "pipe.csv")
+
+
+def test_limit_and_the_most_that_memory_takes(folder, monkeypatch):
+    csv(folder, "file,caption", *GOOD)
+    assert [caption for (caption,) in load(folder, limit=2).captions] == ["red thing", "blue thing"]
+    monkeypatch.setattr("mmkernels.models.sources.folder.LARGEST_SET", 3)
+    with pytest.raises(ValueError, match="names 4 pictures, at most 3 are supported: give a limit"):
+        load(folder)
+    assert len(load(folder, limit=3)) == 3
 
 
 def test_random_bytes_never_crash_the_reader(tmp_path):
