@@ -108,7 +108,7 @@ class ClipMaker:
 def narration(motion: str, frames: int) -> str:
     """What each frame shows, frame after frame, `NEXT_FRAME` between them."""
     passed = MOTIONS[motion]
-    shown = [passed[min(2, int(3 * place))] for place in _places(frames)]
+    shown = [passed[round(2 * place)] for place in _places(frames)]
     return f" {NEXT_FRAME} ".join(shown)
 
 

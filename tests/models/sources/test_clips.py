@@ -78,6 +78,7 @@ def test_texts(source):
         assert caption == name + motion and told == name + narration(motion, 3)
     assert narration("moves to the left", 3) == "at the right then in the middle then at the left"
     assert narration("grows", 2) == "small then large"
+    assert narration("grows", 4) == "small then medium then medium then large"
     five = ["at the top", "at the top", "in the middle", "at the bottom", "at the bottom"]
     assert narration("moves down", 5).split(f" {NEXT_FRAME} ") == five
     held = ClipMaker(source, batch=8, held_out=True).batch(0)
