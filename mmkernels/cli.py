@@ -79,7 +79,7 @@ def info(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Trains the reference model, or goes on with it."""
-    from mmkernels.models import checkpoint, demo, presets, training
+    from mmkernels.models import checkpoint, demo, loop, presets, training
     from mmkernels.models.backends import Backends
     from mmkernels.models.corpus import load_corpus
     from mmkernels.models.progress import Progress
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace) -> int:
 
     presets.configure(args.preset or "demo", args.dropout or 0.0)  # refuses before the data is loaded
     Backends.choose(args.backend)
-    training.configure_torch(args.threads)
+    loop.configure_torch(args.threads)
     prepare_folder(path.parent)
     corpus = load_corpus()
     if args.resume:
@@ -108,8 +108,8 @@ def train(args: argparse.Namespace) -> int:
             corpus, args.preset or "demo", args.seed or 0, args.backend, args.dropout or 0.0, plan, minutes
         )
     _note(args, f"{trainer.plan.pretrain} + {trainer.plan.vqa} steps, seed {trainer.seed}, from step {trainer.step}")
-    with training.StopRequest() as stop, Progress(trainer.plan.total, args.json) as progress:
-        finished = training.train(trainer, path, progress, save_every=args.save_every, stop=stop)
+    with loop.StopRequest() as stop, Progress(trainer.plan.total, args.json) as progress:
+        finished = loop.train(trainer, path, progress, save_every=args.save_every, stop=stop)
     losses = {
         stage: dict(zip(names, trainer.history[stage][-1]))
         for stage, names in training.STAGES.items()
@@ -136,7 +136,7 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluates a checkpoint."""
-    from mmkernels.models import checkpoint, report, tables, training
+    from mmkernels.models import checkpoint, loop, report, tables
     from mmkernels.models.corpus import load_corpus
     from mmkernels.models.evaluate import evaluate as evaluate_model
     from mmkernels.models.sealed import prepare_folder
@@ -146,7 +146,7 @@ def evaluate(args: argparse.Namespace) -> int:
     saved = checkpoint.Checkpoint.load(path)
     if args.report:
         prepare_folder(Path(args.report).parent)
-    training.configure_torch(args.threads)
+    loop.configure_torch(args.threads)
     corpus = load_corpus()
     saved.check_data(corpus, path)
     model = saved.build_model(args.backend)
@@ -181,12 +181,12 @@ def bench(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     """Trains, evaluates, compares and reports."""
     from mmkernels.models import demo as models_demo
-    from mmkernels.models import presets, tables, training
+    from mmkernels.models import loop, presets, tables
     from mmkernels.models.sealed import prepare_folder
 
     plan, minutes = _plan(args)
     presets.configure(args.preset or "demo", args.dropout or 0.0)
-    training.configure_torch(args.threads)
+    loop.configure_torch(args.threads)
     prepare_folder(Path(args.out))
     done = models_demo.run_demo(
         Path(args.out), seed=args.seed or 0, backend=args.backend, plan=plan, minutes=minutes,
