@@ -340,6 +340,15 @@ def from_json(value: Any) -> Any:
     return kind(**{name: from_json(item) for name, item in value.items() if name != "type"})
 
 
+def with_dropout(value: Any, dropout: float) -> Any:
+    """A configuration with this dropout in every Transformer of it."""
+    if isinstance(value, TransformerConfig):
+        return replace(value, dropout=dropout)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{f.name: with_dropout(getattr(value, f.name), dropout) for f in fields(value)})
+
+
 def with_window(config: SystemConfig, window: int) -> SystemConfig:
     """The same system with local attention in its towers (a class token would have to see all: it goes)."""
 

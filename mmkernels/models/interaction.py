@@ -41,8 +41,8 @@ class SingleStream(nn.Module):
     """One Transformer over the tokens of all modalities, which stay segments: their concatenation is never built.
 
     Every segment is projected to the stream's width where it has another, and told apart by an embedding of its kind.
-    Source: Chen et al., "UNITER: universal image-text representation learning", 2020; Li et al., "Oscar: object-semantics
-    aligned pre-training for vision-language tasks", 2020.
+    Sources: Chen et al., "UNITER: universal image-text representation learning", 2020; Li et al., "Oscar:
+    object-semantics aligned pre-training for vision-language tasks", 2020.
     """
 
     def __init__(self, config: SingleStreamConfig, widths: Sequence[int], backend: str | None) -> None:
@@ -67,9 +67,9 @@ class CoAttentionLayer(nn.Module):
 
     def __init__(self, config: CoAttentionConfig, backend: str | None) -> None:
         super().__init__()
-        heads, text, image = {"heads": config.heads, "head_dim": config.head_dim}, config.text, config.image
-        self.text_look = CrossBlock(text, image.width, backend, **heads)
-        self.image_look = CrossBlock(image, text.width, backend, **heads)
+        text, image, heads, head_dim = config.text, config.image, config.heads, config.head_dim
+        self.text_look = CrossBlock(text, image.width, backend, heads=heads, head_dim=head_dim)
+        self.image_look = CrossBlock(image, text.width, backend, heads=heads, head_dim=head_dim)
         self.text = TransformerBlock(text, backend)
         self.image = TransformerBlock(image, backend)
 

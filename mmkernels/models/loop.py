@@ -1,4 +1,4 @@
-"""The training loop: a fixed number of steps, checkpoints, stop and resume; what is trained is the trainer's business."""
+"""The training loop: a fixed number of steps, checkpoints, stop and resume, whatever it is that is trained."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class Loop(ABC):
     def checkpoint(self) -> SavedRun:
         """The run as it stands."""
 
-    def before_step(self) -> None:
-        """What a step may need to have happened."""
+    def before_step(self) -> None:  # noqa: B027
+        """What a step may need to have happened: nothing."""
 
-    def after_step(self) -> None:
-        """What follows a step, as part of it."""
+    def after_step(self) -> None:  # noqa: B027
+        """What follows a step, as part of it: nothing."""
 
     def train_step(self) -> StepReport:
         """One step of whatever is due.

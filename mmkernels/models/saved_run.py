@@ -79,8 +79,8 @@ class SavedRun:
             for full_name, tensor in tensors.items():
                 group, _, name = full_name.partition("/")
                 groups[group][name] = tensor
-            plain = {name: metadata[name] for name in PLAIN}
-            return cls(**cls.unpack(metadata), **plain, **groups, torch_rng=torch_rng)
+            plain: dict[str, Any] = {name: metadata[name] for name in PLAIN}
+            return cls(**{**cls.unpack(metadata), **plain, **groups, "torch_rng": torch_rng})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is a checkpoint of another version of mmkernels ({error})") from None
 

@@ -146,6 +146,7 @@ class CrossBlock(ResidualBlock):
             config.width, context, heads or config.heads, head_dim=head_dim or config.head_dim, bias=config.bias,
             scale=config.scale, dropout=config.dropout, backend=backend,
         )  # fmt: skip
+        self.thinks = mlp
         if mlp:
             self.add_mlp(config)
         else:
@@ -153,8 +154,5 @@ class CrossBlock(ResidualBlock):
 
     def forward(self, x: Tensor, context: Tensor | Sequence[Tensor], mask: Mask | None = None) -> Tensor:
         """x (B, L, width) looks at the context, one tensor or a list of segments."""
-        return self.think(self.look(x, context, mask))
-
-    def look(self, x: Tensor, context: Tensor | Sequence[Tensor], mask: Mask | None = None) -> Tensor:
-        """The attention half."""
-        return self.residual(x, self.cross_norm, lambda y: self.cross(y, context, mask=mask))
+        x = self.residual(x, self.cross_norm, lambda y: self.cross(y, context, mask=mask))
+        return self.think(x) if self.thinks else x

@@ -147,14 +147,12 @@ class SelfAttention(Backed, nn.Module):
     def forward(self, x: Tensor, *, mask: Mask | Tensor | None = None, bias: Any = None) -> Tensor: ...
 
     @overload
-    def forward(
-        self, x: Sequence[Tensor], *, mask: Mask | Tensor | None = None, bias: Any = None
-    ) -> list[Tensor]: ...
+    def forward(self, x: Sequence[Tensor], *, mask: Mask | Tensor | None = None, bias: Any = None) -> list[Tensor]: ...
 
     def forward(
         self, x: Tensor | Sequence[Tensor], *, mask: Mask | Tensor | None = None, bias: Any = None
     ) -> Tensor | list[Tensor]:
-        """The tokens (B, L, dim), or a list of the sequence's segments (B or 1, L_s, dim), which then comes back as one.
+        """x (B, L, dim), or a list of the sequence's segments (B or 1, L_s, dim), which then comes back as such a list.
 
         Segments mean their concatenation, which is never built. mask and bias as in `attention`, over all tokens.
         """

@@ -1,7 +1,7 @@
 """ALIGN: a convolutional image tower and a BERT, compared by their vectors, from noisy captions.
 
-Source: Jia et al., "Scaling up visual and vision-language representation learning with noisy text supervision", 2021. A
-tenth of the captions are of other pictures here, as web captions are. The published image tower is an EfficientNet, which
+Source: Jia et al., "Scaling up visual and vision-language representation learning with noisy text supervision", 2021.
+A tenth of the captions are of other pictures here, as on the web. The published image tower is an EfficientNet, which
 is not one of these parts.
 """
 

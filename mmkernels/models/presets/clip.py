@@ -1,7 +1,7 @@
 """CLIP: a vision Transformer and a causal text Transformer, compared by their vectors.
 
-Source: Radford et al., "Learning transferable visual models from natural language supervision", 2021 (its table 20). The
-captioner is not part of it; it is there for those who ask for captioning as well.
+Source: Radford et al., "Learning transferable visual models from natural language supervision", 2021 (its table 20).
+The captioner is not part of it; it is there for those who ask for captioning as well.
 """
 
 from mmkernels.models.config import (

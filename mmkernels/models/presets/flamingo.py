@@ -1,8 +1,8 @@
 """Flamingo: a causal text model that looks, through gates, at several pictures, at each word the last one named.
 
-Source: Alayrac et al., "Flamingo: a visual language model for few-shot learning", 2022 (its table 1). The published image
-tower is an NFNet; CLIP's ViT-L/14 stands for it, as in Awadalla et al., "OpenFlamingo", 2023, at the sizes given here.
-Trained from scratch, gates start half open.
+Source: Alayrac et al., "Flamingo: a visual language model for few-shot learning", 2022 (its table 1). The published
+image tower is an NFNet; CLIP's ViT-L/14 stands for it, as in Awadalla et al., "OpenFlamingo", 2023. Trained from
+scratch, gates start open.
 """
 
 from mmkernels.models.config import (

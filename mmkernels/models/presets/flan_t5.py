@@ -1,7 +1,7 @@
 """FLAN-T5: text to text, with a bias for the distance of two words in place of positions.
 
-Sources: Raffel et al., "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020; Shazeer,
-"GLU variants improve Transformer", 2020; Chung et al., "Scaling instruction-finetuned language models", 2022.
+Sources: Raffel et al., "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020;
+Shazeer, "GLU variants improve Transformer", 2020; Chung et al., "Scaling instruction-finetuned language models", 2022.
 """
 
 from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TrainConfig, TransformerConfig

@@ -1,7 +1,7 @@
 """UNITER: one Transformer over [words | picture tokens].
 
-Source: Chen et al., "UNITER: universal image-text representation learning", 2020. Its regions come from a detector; here
-tokens of a CNN stand for them, and at the published sizes embedded patches (Kim et al., "ViLT", 2021).
+Source: Chen et al., "UNITER: universal image-text representation learning", 2020. Its regions come from a detector;
+here tokens of a CNN stand for them, and at the published sizes embedded patches (Kim et al., "ViLT", 2021).
 """
 
 from mmkernels.models.config import (

@@ -14,12 +14,12 @@ from mmkernels.models.config import DecoderConfig, TransformerConfig
 from mmkernels.models.fusion import CaptionFusion
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.towers import POSITION_STD, TextTower
-from mmkernels.models.transformer import CrossBlock
+from mmkernels.models.transformer import CrossBlock, TransformerBlock
 from mmkernels.nn import GatedCrossAttention
 
 
 class Context(NamedTuple):
-    """What a text is written about: tokens (B, N, width), who of the words sees which of them, and one vector (B, width)."""
+    """What a text is about: tokens (B, N, width), which of them each word sees, and one vector (B, width)."""
 
     tokens: Tensor
     mask: Mask | None = None
@@ -90,9 +90,8 @@ class Decoder(nn.Module):
             x = self.fusion(x, context.vector)
         for i, block in enumerate(self.text.blocks):
             if self.config.look == "cross":
-                x = block.attend(x, mask, bias)
-                x = self.looks[i].look(x, context.tokens, context.mask)
-                x = block.think(x)
+                assert isinstance(block, TransformerBlock)
+                x = block.think(self.looks[i](block.attend(x, mask, bias), context.tokens, context.mask))
             else:
                 if i % self.config.every == 0:
                     x = self.looks[i // self.config.every](x, context.tokens, mask=context.mask)

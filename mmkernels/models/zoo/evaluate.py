@@ -54,8 +54,8 @@ def as_tables(scores: Scores) -> list[Table]:
     for objective, sides in scores.items():
         for side, part in sides.items():
             rows = [
-                [score.measure, number(score.model), number(score.chance), "" if score.majority is None else number(score.majority)]
+                [score.measure, *("" if x is None else number(x) for x in (score.model, score.chance, score.majority))]
                 for score in part
-            ]  # fmt: skip
+            ]
             tables.append((f"{objective}, {SIDES[side]}, %", ["", "model", "chance", "majority"], rows))
     return tables

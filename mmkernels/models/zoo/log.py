@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a step, and a plot of it, both written anew at every checkpoint, whole or not at all."""
+"""The log of a run: one JSON object a step, and a plot of it; both are written anew, whole, at every checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The next word of a caption, given the picture; or of a text about several pictures, one after the other (Flamingo)."""
+"""The next word of a caption, given the picture; or of a text about several pictures, one after another (Flamingo)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_WORDS = 14
 
 
 class Written(NamedTuple):
-    """Texts to be written, and which picture each word is about: (B, L), -1 before the first; None: one picture each."""
+    """Texts to be written, and the picture each word is about: (B, L), -1 before the first; None: one picture each."""
 
     texts: Tokens
     media: Tensor | None

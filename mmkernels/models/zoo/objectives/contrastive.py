@@ -55,7 +55,7 @@ class Contrastive(Objective):
         )
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Retrieval, both ways, among the texts (held out: name, tags, label; known: names) and pictures of the side."""
+        """Retrieval both ways among the side's pictures and their texts (held out: name, tags, label; known: names)."""
         texts = [task.full_text(i) if side.name == "held_out" else task.captions[i][0] for i in side.rows]
         images = in_chunks(lambda x: self.embed_pictures(system, x), side.pictures)
         words = in_chunks(lambda ids, n: self.embed_texts(system, Tokens(ids, n)), *task.encode(texts, EVAL_TOKENS))

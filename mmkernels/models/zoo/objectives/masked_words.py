@@ -1,4 +1,4 @@
-"""Words behind <mask>, from the words around them and, where there is an interaction, the picture (BERT, UNITER, Oscar)."""
+"""Words behind <mask>, from those around them and, where there is an interaction, the picture (BERT, UNITER, Oscar)."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ class TextToText(Objective):
         fed = Tokens(target.ids[:, :-1], target.lengths - 1)
         logits, wanted = system.write(fed, self._context(system, source)), target.ids[:, 1:]
         smoothing = seen.recipe.smoothing
-        return F.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, label_smoothing=smoothing
-        )
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, label_smoothing=smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Exact matches and word F1 of the names that are written."""
