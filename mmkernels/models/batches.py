@@ -47,11 +47,12 @@ class Epochs:
 
     def __init__(self, rows: list[int], batch: int, seed: str) -> None:
         self._all, self._batch, self._seed = rows, batch, seed
+        self.length = len(rows) // batch  # in steps; what remains is left out
         self._order: tuple[int, list[int]] = (-1, [])
 
     def rows(self, step: int) -> list[int]:
         """The rows of a step, whatever was asked for before."""
-        epoch, place = divmod(step, len(self._all) // self._batch)
+        epoch, place = divmod(step, self.length)
         if self._order[0] != epoch:
             order = list(self._all)
             random.Random(f"{self._seed}/{epoch}").shuffle(order)
@@ -76,13 +77,12 @@ class BatchMaker:
         if len(corpus.train) < recipe.batch:
             raise ValueError(f"a batch has {recipe.batch} pairs, but there are {len(corpus.train)} in training")
         self.corpus, self.recipe, self.seed = corpus, recipe, seed
-        self.per_epoch = len(corpus.train) // recipe.batch
-        self._epochs = Epochs(corpus.train, recipe.batch, f"{seed}/epoch")
+        self.epochs = Epochs(corpus.train, recipe.batch, f"{seed}/epoch")
         self._scenes = SceneMaker(corpus.rows, corpus.train)
 
     def pretrain(self, step: int) -> PretrainBatch:
         """The batch of a step. Within an epoch no row occurs twice, so that no pair has a false negative twin."""
-        rows = self._epochs.rows(step)
+        rows = self.epochs.rows(step)
         rng, generator = randomness(f"{self.seed}/pretrain/{step}")
         corpus, recipe = self.corpus, self.recipe
         texts = [training_caption(corpus.rows[i], rng) for i in rows]
