@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkernels.models.interaction import TransformerBlock
-from mmkernels.models.presets import ModelConfig
+from mmkernels.mask import Mask
+from mmkernels.models.config import TransformerConfig
+from mmkernels.models.towers import POSITION_STD
+from mmkernels.models.transformer import TransformerBlock, both, local, make_norm
 
 RATE = 16_000  # samples a second
 WINDOW, HOP, BINS = 400, 160, 512  # samples: 25 ms, 10 ms; length of the Fourier transform
@@ -71,7 +73,7 @@ class AudioTower(nn.Module):
     Tokens are in order of time, all mel bands of a time together, so that a shorter sound's padding stands at the end.
 
     Args:
-        layers: blocks.
+        config: the blocks.
         patch: (mels, frames) of a patch; mels divides 64.
         seconds: of the longest sound.
         backend: name of a backend, or None.
@@ -81,9 +83,8 @@ class AudioTower(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: TransformerConfig,
         *,
-        layers: int = 2,
         patch: tuple[int, int] = (16, 10),
         seconds: float = 1.0,
         backend: str | None = None,
@@ -94,15 +95,15 @@ class AudioTower(nn.Module):
             raise ValueError(f"patch must be (mels, frames), mels a divisor of {MELS}, got {patch}")
         if seconds * RATE < HOP:
             raise ValueError(f"seconds must be at least {HOP / RATE}, got {seconds}")
-        self.patch, self.bands = patch, MELS // mels
+        self.patch, self.bands, self.window = patch, MELS // mels, config.window
         self.times = math.ceil(int(seconds * RATE) // HOP / frames)
         width = config.width
         self.spectrogram = LogMel()
         self.embedding = nn.Conv2d(1, width, patch, patch)
-        self.time_position = nn.Parameter(torch.randn(self.times, 1, width) * 0.02)
-        self.band_position = nn.Parameter(torch.randn(self.bands, width) * 0.02)
-        self.blocks = nn.ModuleList(TransformerBlock(config, backend) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.time_position = nn.Parameter(torch.randn(self.times, 1, width) * POSITION_STD)
+        self.band_position = nn.Parameter(torch.randn(self.bands, width) * POSITION_STD)
+        self.blocks = nn.ModuleList(TransformerBlock(config, backend) for _ in range(config.layers))
+        self.norm = make_norm(config)
 
     def token_lengths(self, samples: Tensor) -> Tensor:
         """How many tokens of each sound are real, (B,), given how many of its samples are."""
@@ -132,8 +133,8 @@ class AudioTower(nn.Module):
             raise ValueError(f"waves has {waves.shape[1]} samples, this tower takes {self.times * self.patch[1] * HOP}")
         x = x.permute(0, 3, 2, 1) + self.time_position[: x.shape[-1]] + self.band_position
         x = x.flatten(1, 2)
-        count = torch.full((len(x),), x.shape[1], device=x.device)
-        lengths = count if samples is None else self.token_lengths(samples)
+        padding = None if samples is None else Mask.key_lengths(self.token_lengths(samples))
+        mask = both(local(self.window, causal=False), padding)
         for block in self.blocks:
-            x = block(x, lengths)
+            x = block(x, mask)
         return self.norm(x)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmkernels.models.towers import POSITION_STD
+
 SEES = ("latest", "so_far", "all")
 
 
@@ -27,7 +29,7 @@ class VideoTower(nn.Module):
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}")
         self.image_tower = image_tower
-        self.position = nn.Parameter(torch.randn(frames, 1, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(frames, 1, width) * POSITION_STD)
 
     def forward(self, clips: Tensor) -> Tensor:
         """RGB in [0, 1], (B, T, 3, S, S) -> tokens (B, T * N, width), N a frame."""

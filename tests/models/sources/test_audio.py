@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from mmkernels.models.audio import (
     LogMel,
     mel_filters,
 )
-from mmkernels.models.presets import TINY_MODEL
+from mmkernels.models.config import TransformerConfig
 from mmkernels.models.sources.sounds import SoundMaker, all_sounds
+
+TINY = TransformerConfig(width=32, heads=2, layers=2, mlp=96)
 
 
 def log_mel_naively(wave):
@@ -92,9 +95,9 @@ def test_wrong_waves(wrong):
 
 
 def test_tokens_of_sounds():
-    tower = AudioTower(TINY_MODEL).eval()
+    tower = AudioTower(TINY).eval()
     x = tower(SoundMaker(batch=3).batch(0).waves)
-    assert x.shape == (3, 4 * 10, TINY_MODEL.width) and x.isfinite().all()
+    assert x.shape == (3, 4 * 10, TINY.width) and x.isfinite().all()
     x.square().sum().backward()
     assert all(
         parameter.grad is not None and parameter.grad.any()
@@ -104,7 +107,7 @@ def test_tokens_of_sounds():
 
 
 def test_a_padded_sound_is_the_same_as_alone():
-    tower = AudioTower(TINY_MODEL).eval()
+    tower = AudioTower(TINY).eval()
     waves = SoundMaker(batch=3).batch(0).waves
     samples = torch.tensor([16000, 9000, 4001])
     padded = waves.clone()
@@ -120,7 +123,7 @@ def test_a_padded_sound_is_the_same_as_alone():
 
 def test_tokens_are_in_order_of_time():
     """A click late in the sound changes, before the blocks mix them, the late tokens only."""
-    tower = AudioTower(TINY_MODEL, layers=0).eval()
+    tower = AudioTower(replace(TINY, layers=0)).eval()
     wave = torch.zeros(2, RATE)
     wave[1, 12_000] = 1
     quiet, click = tower(wave)
@@ -128,11 +131,23 @@ def test_tokens_are_in_order_of_time():
     assert changed.nonzero().flatten().tolist() == [7]
 
 
+def test_a_window_hides_what_is_far_away():
+    """The 4 bands of a time, and the 4 of its neighbours: a late click does not reach the first token."""
+    near, far = (AudioTower(replace(TINY, layers=1, window=window)).eval() for window in (4, None))
+    far.load_state_dict(near.state_dict())
+    wave = torch.zeros(2, RATE)
+    wave[1, 12_000] = 1
+    samples = torch.tensor([RATE, RATE])
+    for tower, changes in ((near, False), (far, True)):
+        quiet, click = tower(wave, samples)
+        assert torch.equal(quiet[0], click[0]) != changes
+
+
 def test_a_dense_twin_of_the_tower():
     """The blocks' attention as plain torch, with a dense mask."""
-    config = TINY_MODEL
-    tower = AudioTower(config, layers=1).eval()
-    bare = AudioTower(config, layers=0).eval()
+    config = replace(TINY, layers=1)
+    tower = AudioTower(config).eval()
+    bare = AudioTower(replace(TINY, layers=0)).eval()
     bare.load_state_dict(tower.state_dict(), strict=False)
     bare.norm = torch.nn.Identity()
     waves, samples = SoundMaker(batch=2).batch(1).waves, torch.tensor([16000, 5000])
@@ -151,9 +166,9 @@ def test_a_dense_twin_of_the_tower():
 def test_wrong_towers_and_sounds():
     for options, sentence in (({"patch": (15, 10)}, "divisor of 64"), ({"seconds": 0.001}, "seconds must be at least")):
         with pytest.raises(ValueError, match=sentence):
-            AudioTower(TINY_MODEL, **options)
+            AudioTower(TINY, **options)
     with pytest.raises(ValueError, match="this tower takes 16000"):
-        AudioTower(TINY_MODEL)(torch.zeros(1, 20_000))
+        AudioTower(TINY)(torch.zeros(1, 20_000))
 
 
 @pytest.mark.slow
@@ -161,7 +176,7 @@ def test_the_tower_learns_to_tell_sounds_apart():
     """Class of a sound, new kinds included: far above the 1 in 7 of chance."""
     labels = sorted({sound.label for sound in all_sounds()})
     torch.manual_seed(0)
-    tower, head = AudioTower(TINY_MODEL), torch.nn.Linear(TINY_MODEL.width, len(labels))
+    tower, head = AudioTower(TINY), torch.nn.Linear(TINY.width, len(labels))
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=3e-3)
 
     def answers(maker, step):

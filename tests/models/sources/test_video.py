@@ -7,14 +7,16 @@ import torch
 import torch.nn.functional as F
 
 import mmkernels as mmk
-from mmkernels.models.presets import TINY_MODEL
+from mmkernels.models.config import CnnConfig
 from mmkernels.models.sources.clips import MOTIONS, NEXT_FRAME, ClipMaker, narration
 from mmkernels.models.tokenizer import BOS, WordTokenizer
-from mmkernels.models.towers import ImageTower
+from mmkernels.models.towers import CnnTower
 from mmkernels.models.video import VideoTower, frames_seen
 from mmkernels.nn import GatedCrossAttention
 
 SIZE = 32  # of the source's pictures
+TINY = CnnConfig(width=32, stem=(8, 16), side=SIZE)
+HEADS = 2
 
 
 def looped(starts, lengths, frames, see):
@@ -98,19 +100,19 @@ def look_naively(layer, x, context, visible):
 @pytest.mark.parametrize("see", ["latest", "so_far", "all"])
 def test_text_attends_to_frames_as_its_dense_twin(source, see):
     clips = ClipMaker(source, batch=5, frames=4).batch(0).frames
-    tower = VideoTower(ImageTower(TINY_MODEL, SIZE), 4, TINY_MODEL.width).eval()
-    layer = GatedCrossAttention(TINY_MODEL.width, heads=TINY_MODEL.heads, ffn_dim=0)
+    tower = VideoTower(CnnTower(TINY), 4, TINY.width).eval()
+    layer = GatedCrossAttention(TINY.width, heads=HEADS, ffn_dim=0)
     torch.nn.init.constant_(layer.attention_gate, 1.0)
     starts, lengths = drawn(seed=1)
-    words = torch.randn(5, 13, TINY_MODEL.width)
+    words = torch.randn(5, 13, TINY.width)
     mask = mmk.Mask.media(frames_seen(starts, lengths, 4, see), 16)
     visible = looped(starts, lengths, 4, see).repeat_interleave(16, 2)
-    gradient = torch.randn(5, 13, TINY_MODEL.width)
+    gradient = torch.randn(5, 13, TINY.width)
 
     def run(look):
         tower.zero_grad(), layer.zero_grad()
         tokens = tower(clips)
-        assert tokens.shape == (5, 4 * 16, TINY_MODEL.width)
+        assert tokens.shape == (5, 4 * 16, TINY.width)
         out = look(tokens)
         out.backward(gradient)
         return [out.detach(), tower.position.grad.clone(), layer.attention.kv.weight.grad.clone()]
@@ -124,10 +126,10 @@ def test_text_attends_to_frames_as_its_dense_twin(source, see):
 
 
 def test_a_frame_that_nobody_sees_reaches_nobody(source):
-    tower = VideoTower(ImageTower(TINY_MODEL, SIZE), 3, TINY_MODEL.width).eval()
-    layer = GatedCrossAttention(TINY_MODEL.width, heads=TINY_MODEL.heads)
+    tower = VideoTower(CnnTower(TINY), 3, TINY.width).eval()
+    layer = GatedCrossAttention(TINY.width, heads=HEADS)
     torch.nn.init.constant_(layer.attention_gate, 1.0)
-    words = torch.randn(1, 6, TINY_MODEL.width)
+    words = torch.randn(1, 6, TINY.width)
     seen = frames_seen(torch.tensor([[True, False, False, True, False, False]]), torch.tensor([6]), 3)
     clip = ClipMaker(source, batch=1).batch(0).frames
     damaged = clip.clone()
@@ -140,7 +142,7 @@ def test_a_frame_that_nobody_sees_reaches_nobody(source):
 
 
 def test_frames_are_told_apart_and_shapes_are_checked(source):
-    tower = VideoTower(ImageTower(TINY_MODEL, SIZE), 3, TINY_MODEL.width).eval()
+    tower = VideoTower(CnnTower(TINY), 3, TINY.width).eval()
     clip = ClipMaker(source, batch=2).batch(0).frames
     still = clip[:, :1].expand(-1, 3, -1, -1, -1)
     tokens = tower(still).unflatten(1, (3, 16))
@@ -149,7 +151,7 @@ def test_frames_are_told_apart_and_shapes_are_checked(source):
     for i in range(3):
         alone = tower.image_tower(clip[:, i]) + tower.position[i]
         torch.testing.assert_close(moving[:, i], alone, rtol=1e-5, atol=1e-5)
-    assert tower(clip[:, :2]).shape == (2, 32, TINY_MODEL.width), "shorter clips"
+    assert tower(clip[:, :2]).shape == (2, 32, TINY.width), "shorter clips"
     for wrong in (clip[:, 0], clip.repeat(1, 2, 1, 1, 1), clip[:, :0]):
         with pytest.raises(ValueError, match="clips has shape"):
             tower(wrong)
@@ -163,9 +165,9 @@ def test_words_learn_to_describe_their_frame(source):
     maker = ClipMaker(source, batch=24)
     phrases = sorted({phrase for passed in MOTIONS.values() for phrase in passed})
     torch.manual_seed(0)
-    tower = VideoTower(ImageTower(TINY_MODEL, SIZE), 3, TINY_MODEL.width)
-    asked = torch.nn.Parameter(torch.zeros(1, 3, TINY_MODEL.width))
-    layer, head = GatedCrossAttention(TINY_MODEL.width, heads=2), torch.nn.Linear(TINY_MODEL.width, len(phrases))
+    tower = VideoTower(CnnTower(TINY), 3, TINY.width)
+    asked = torch.nn.Parameter(torch.zeros(1, 3, TINY.width))
+    layer, head = GatedCrossAttention(TINY.width, heads=HEADS), torch.nn.Linear(TINY.width, len(phrases))
     torch.nn.init.constant_(layer.attention_gate, 1.0)
     modules = torch.nn.ModuleList([tower, layer, head])
     optimizer = torch.optim.AdamW([*modules.parameters(), asked], lr=3e-3)
