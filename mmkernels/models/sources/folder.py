@@ -11,7 +11,7 @@ from pathlib import Path
 from mmkernels.models.augment import HANDED_WORDS
 from mmkernels.models.captions import words
 from mmkernels.models.sources.images import MAX_PIXELS, read_picture
-from mmkernels.models.sources.picture_set import LARGEST_SET, Entry, PictureSet, assemble, spread
+from mmkernels.models.sources.picture_set import Entry, PictureSet, assemble, check_memory, spread
 from mmkernels.models.sources.table import TABLES, TableRow, read_table
 
 LICENCE = "not stated: pictures and captions are the user's own"
@@ -47,8 +47,7 @@ def load_folder(path: Path, *, size: int, limit: int | None, max_pixels: int = M
         merged[file] = _merge(merged[file], row, notes, table.name) if file in merged else row
     everything = list(merged.items())
     chosen = [everything[i] for i in spread(len(everything), limit)]
-    if len(chosen) > LARGEST_SET:
-        raise ValueError(f"{table} names {len(chosen):,} pictures, at most {LARGEST_SET:,} are supported: give a limit")
+    check_memory(len(chosen), size)
     entries, pictures = [], []
     for file, row in chosen:
         try:

@@ -28,7 +28,7 @@ def load(
         name_or_path: "openmoji", "tuxpaint", a folder of pictures with a `captions.csv` or `captions.jsonl`, or such a
             file. A folder of the user's that has the name of a source is written "./openmoji".
         size: pixels of a picture's side, 8 to 1024.
-        limit: about this many pictures at most, spread over the source; None for all.
+        limit: about this many pictures, spread over the source; None for all.
         options: those of the source: `languages` and `stamps` for Tux Paint, `max_pixels` for a folder.
 
     Raises:

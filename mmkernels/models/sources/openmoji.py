@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmkernels.models.captions import full_caption
 from mmkernels.models.corpus import load_corpus
 from mmkernels.models.openmoji import ATTRIBUTION, RENDERED_SIZE, premultiplied
-from mmkernels.models.sources.picture_set import PictureSet, finished
+from mmkernels.models.sources.picture_set import PictureSet, check_memory, finished
 from mmkernels.models.split import concept
 
 
@@ -19,6 +19,7 @@ def load_openmoji(*, size: int, limit: int | None) -> PictureSet:
     """
     corpus = load_corpus(limit)
     rows, notes = corpus.rows, []
+    check_memory(len(rows), size)
     pictures = premultiplied(corpus.rgba, min(size, RENDERED_SIZE))
     if size > RENDERED_SIZE:
         pictures = F.interpolate(pictures, (size, size), mode="bilinear", align_corners=False)

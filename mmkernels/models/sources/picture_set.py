@@ -21,7 +21,8 @@ from mmkernels.models.split import (
     picture_similarity,
 )
 
-LARGEST_SET = 10_000  # pictures are kept in memory, and each is compared with each
+LARGEST_SET = 10_000  # each picture is compared with each
+LARGEST_BYTES = 8 * 2**30  # pictures are kept in memory
 LARGEST_DIFFERENCE = 0.1  # root mean square; in small sets the mean picture means little, and cosines say too much
 PAIRS_AT_ONCE = 16_384
 
@@ -170,6 +171,18 @@ def near_duplicates(pictures: Tensor, similarity: Tensor) -> list[tuple[int, int
         near = (small[i] - small[j]).square().mean(1).sqrt() < LARGEST_DIFFERENCE
         pairs += zip(i[near].tolist(), j[near].tolist())
     return pairs
+
+
+def check_memory(count: int, size: int) -> None:
+    """Raises ValueError where so many pictures of that size are too many to be kept in memory."""
+    if count > LARGEST_SET:
+        raise ValueError(f"{count:,} pictures are more than the {LARGEST_SET:,} that are supported: give a limit")
+    needed = count * 4 * size * size * 4
+    if needed > LARGEST_BYTES:
+        raise ValueError(
+            f"{count:,} pictures of {size} x {size} pixels take {needed / 2**30:.0f} GiB, more than the "
+            f"{LARGEST_BYTES // 2**30} that are supported: give a smaller size or a limit"
+        )
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -19,7 +19,7 @@ from mmkernels.models.augment import HANDED_WORDS
 from mmkernels.models.captions import words
 from mmkernels.models.openmoji import Emoji
 from mmkernels.models.sources.images import read_picture, square
-from mmkernels.models.sources.picture_set import Entry, PictureSet, assemble, spread
+from mmkernels.models.sources.picture_set import Entry, PictureSet, assemble, check_memory, spread
 from mmkernels.models.split import PINNED, concept
 
 VARIABLE = "MMKERNELS_TUXPAINT_STAMPS"
@@ -54,12 +54,14 @@ def load_tuxpaint(
         raise ValueError(f"languages must be a list of names such as ('en', 'fr'), got {languages!r}")
     root = stamps_folder(stamps)
     notes: list[str] = []
+    found = list(_stamps(root, notes))
+    check_memory(len(found), size)
     known: set[str] = set()
     entries, pictures = [], []
-    for name, text, picture in _stamps(root, notes):
+    for name, text, files in found:
         captions = read_captions(text, notes, name)
         try:
-            pixels = render(picture, size)
+            pixels = render(files, size)
         except ValueError as error:
             notes.append(f"{name} {error}")
             continue
@@ -111,7 +113,11 @@ def licence_note(root: Path) -> str:
 
 def read_captions(text: Path, notes: list[str], name: str) -> dict[str, str]:
     """Captions by language, English under "en"."""
-    lines = text.read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    try:
+        lines = text.read_bytes().decode("utf-8-sig", errors="replace").split("\n")
+    except OSError as error:
+        notes.append(f"{name}.txt cannot be read: {error.strerror or error}")
+        return {}
     captions = {ENGLISH: lines[0]}
     for number, line in enumerate(lines[1:], 2):
         match = TRANSLATION.fullmatch(line.strip())

@@ -230,10 +230,15 @@ def test_a_folder_needs_one_table(folder):
 def test_limit_and_the_most_that_memory_takes(folder, monkeypatch):
     csv(folder, "file,caption", *GOOD)
     assert [caption for (caption,) in load(folder, limit=2).captions] == ["red thing", "blue thing"]
-    monkeypatch.setattr("mmkernels.models.sources.folder.LARGEST_SET", 3)
-    with pytest.raises(ValueError, match="names 4 pictures, at most 3 are supported: give a limit"):
-        load(folder)
-    assert len(load(folder, limit=3)) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("mmkernels.models.sources.picture_set.LARGEST_SET", 3)
+        with pytest.raises(ValueError, match="4 pictures are more than the 3 that are supported: give a limit"):
+            load(folder)
+        assert len(load(folder, limit=3)) == 3
+    monkeypatch.setattr("mmkernels.models.sources.picture_set.LARGEST_BYTES", 4 * 16 * 8 * 8)
+    assert len(load(folder, size=8)) == 4
+    with pytest.raises(ValueError, match=r"4 pictures of 9 x 9 pixels take .* smaller size or a limit"):
+        load(folder, size=9)
 
 
 def test_random_bytes_never_crash_the_reader(tmp_path):

@@ -164,6 +164,7 @@ def test_openmoji_at_other_sizes(corpus):
             "no source or folder 'openmojo'; the sources are openmoji, tuxpaint",
         ),
         ({"name_or_path": "openmoji", "size": 7}, ValueError, "size must be from 8 to 1024"),
+        ({"name_or_path": "openmoji", "size": 1024}, ValueError, "1,918 pictures of 1024 x 1024 pixels take 30 GiB"),
         ({"name_or_path": "openmoji", "size": 32.0}, TypeError, "size must be an int"),
         ({"name_or_path": "openmoji", "limit": 0}, ValueError, "limit must be at least 1"),
         ({"name_or_path": "openmoji", "limit": True}, TypeError, "limit must be an int"),

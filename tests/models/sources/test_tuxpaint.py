@@ -136,6 +136,9 @@ def test_damaged_texts(stamps):
     x = sources.load("tuxpaint", size=16, stamps=stamps, languages=("en", "fr", "de"))
     assert ("A cat.", "Eine Katze.") in x.captions and not any("duck." in c for row in x.captions for c in row)
     assert "animals/cat.txt: the caption in fr is not UTF-8" in x.notes
+    (stamps / "animals/cat.txt").unlink()
+    (stamps / "animals/cat.txt").mkdir()
+    assert "animals/cat.txt cannot be read: Is a directory" in sources.load("tuxpaint", size=16, stamps=stamps).notes
 
 
 def test_where_the_stamps_are(stamps, monkeypatch, tmp_path):
