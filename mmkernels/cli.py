@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import math
 import platform
 import runpy
 import sys
@@ -78,90 +77,17 @@ def info(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Trains the reference model, or goes on with it."""
-    from mmkernels.models import checkpoint, demo, presets, training
-    from mmkernels.models.backends import Backends
-    from mmkernels.models.corpus import load_corpus
-    from mmkernels.models.progress import Progress
-    from mmkernels.models.sealed import prepare_folder
+    """Trains the demo's model or a system of the zoo, or goes on with it."""
+    from mmkernels.models import commands
 
-    path = Path(args.out) / checkpoint.FILE_NAME
-    if args.resume and args.overwrite:
-        raise ValueError("--resume goes on with the checkpoint in --out, --overwrite replaces it: give one of them")
-    if args.resume:
-        fixed = [f"--{n}" for n in ("steps", "minutes", "seed", "preset", "dropout") if getattr(args, n) is not None]
-        if fixed:
-            raise ValueError(f"--resume takes these from the checkpoint, do not give them again: {', '.join(fixed)}")
-    elif path.exists() and not args.overwrite:
-        raise ValueError(f"{path} exists: give --resume to go on with it, --overwrite to replace it, or another --out")
-    plan, minutes = _plan(args)
-
-    presets.configure(args.preset or "demo", args.dropout or 0.0)  # refuses before the data is loaded
-    Backends.choose(args.backend)
-    training.configure_torch(args.threads)
-    prepare_folder(path.parent)
-    corpus = load_corpus()
-    if args.resume:
-        trainer = training.Trainer.resume(path, corpus, args.backend)
-    else:
-        trainer = demo.new_trainer(
-            corpus, args.preset or "demo", args.seed or 0, args.backend, args.dropout or 0.0, plan, minutes
-        )
-    _note(args, f"{trainer.plan.pretrain} + {trainer.plan.vqa} steps, seed {trainer.seed}, from step {trainer.step}")
-    with training.StopRequest() as stop, Progress(trainer.plan.total, args.json) as progress:
-        finished = training.train(trainer, path, progress, save_every=args.save_every, stop=stop)
-    losses = {
-        stage: dict(zip(names, trainer.history[stage][-1]))
-        for stage, names in training.STAGES.items()
-        if trainer.history[stage]
-    }
-    result = {
-        "checkpoint": str(path),
-        "finished": finished,
-        "step": trainer.step,
-        "steps": {"pretrain": trainer.plan.pretrain, "vqa": trainer.plan.vqa},
-        "seed": trainer.seed,
-        "backends": trainer.model.backends.describe(),
-        "seconds": round(trainer.seconds, 2),
-        "last losses": losses,
-    }
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        rows = [[stage, name, f"{value:.4f}"] for stage, part in losses.items() for name, value in part.items()]
-        _print_tables([("Losses of the last step", ["stage", "loss", "value"], rows)])
-        print(f"\n{trainer.step} of {trainer.plan.total} steps in {trainer.seconds:.0f} s: {path}")
-    return 0 if finished else 128 + (stop.signal or 0)
+    return commands.train(args)
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluates a checkpoint."""
-    from mmkernels.models import checkpoint, report, tables, training
-    from mmkernels.models.corpus import load_corpus
-    from mmkernels.models.evaluate import evaluate as evaluate_model
-    from mmkernels.models.sealed import prepare_folder
+    from mmkernels.models import commands
 
-    path = Path(args.checkpoint)
-    path = path / checkpoint.FILE_NAME if path.is_dir() else path
-    saved = checkpoint.Checkpoint.load(path)
-    if args.report:
-        prepare_folder(Path(args.report).parent)
-    training.configure_torch(args.threads)
-    corpus = load_corpus()
-    saved.check_data(corpus, path)
-    model = saved.build_model(args.backend)
-    if saved.step < saved.plan.total:
-        _note(args, f"this checkpoint stands at step {saved.step} of {saved.plan.total}")
-    evaluation = evaluate_model(model, corpus, saved.recipe, args.grids)
-    if args.report:
-        about = {"checkpoint": str(path), "seed": str(saved.seed), "step": f"{saved.step} of {saved.plan.total}"}
-        history = {stage: rows.tolist() for stage, rows in saved.history.items()}
-        report.write_report(report.Story(corpus, model, evaluation, history, about), Path(args.report))
-    if args.json:
-        print(json.dumps({"checkpoint": str(path), "step": saved.step, **evaluation.results}, indent=1))
-    else:
-        _print_tables(tables.evaluation_tables(evaluation.results))
-    return 0
+    return commands.evaluate(args)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -180,34 +106,9 @@ def bench(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Trains, evaluates, compares and reports."""
-    from mmkernels.models import demo as models_demo
-    from mmkernels.models import presets, tables, training
-    from mmkernels.models.sealed import prepare_folder
+    from mmkernels.models import commands
 
-    plan, minutes = _plan(args)
-    presets.configure(args.preset or "demo", args.dropout or 0.0)
-    training.configure_torch(args.threads)
-    prepare_folder(Path(args.out))
-    done = models_demo.run_demo(
-        Path(args.out), seed=args.seed or 0, backend=args.backend, plan=plan, minutes=minutes,
-        preset=args.preset or "demo", dropout=args.dropout or 0.0, quiet=args.json, say=lambda text: _note(args, text),
-    )  # fmt: skip
-    if done.evaluation is None:
-        _note(args, f"stopped and saved: mmkernels train --resume --out {args.out}")
-        return 128 + (done.stopped_by or 0)
-    if args.json:
-        print(json.dumps(done.results, indent=1))
-        return 0
-    _print_tables(
-        [
-            *tables.evaluation_tables(done.results),
-            models_demo.caption_table(done.evaluation),
-            tables.comparison_table(done.results["comparison"]),
-        ]
-    )
-    print(f"\n{done.results['attribution']}")
-    print(f"\nreport: {done.out / models_demo.REPORT_NAME}   ({done.results['seconds in all']:.0f} s in all)")
-    return 0
+    return commands.demo(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the checkpoint in --out, and its backend")
     sub.add_argument("--overwrite", action="store_true", help="start anew although --out has a checkpoint")
     sub.add_argument("--save-every", type=_positive, default=200, metavar="N", help="steps between checkpoints (200)")
+    _add_zoo(sub)
 
     sub = command("eval", evaluate)
     sub.add_argument("checkpoint", help="a checkpoint, or the folder it is in")
@@ -247,9 +149,23 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--steps", type=int, help="steps to train, shared between the stages")
     sub.add_argument("--minutes", type=float, help="or the time to train: steps are planned after a measurement (4.25)")
     sub.add_argument("--seed", type=_seed, help="of weights, data order, augmentation and dropout (0)")
-    sub.add_argument("--preset", help="size of the model and its recipe (demo)")
+    sub.add_argument("--preset", help="demo, tiny, or a system of the zoo: clip, vit, clip:ViT-B-32, ... (demo)")
     sub.add_argument("--dropout", type=float, help="on attention weights and residual branches (0)")
     _add_machine(sub)
+
+
+def _add_zoo(sub: argparse.ArgumentParser) -> None:
+    zoo = sub.add_argument_group("presets of the zoo", "docs/zoo.md lists presets and objectives")
+    zoo.add_argument("--objective", metavar="NAME[:WEIGHT],...", help="what to learn (the preset's own)")
+    zoo.add_argument("--batch", type=_positive, metavar="N", help="pictures of a micro-batch (the preset's)")
+    zoo.add_argument("--accumulate", type=_positive, metavar="N", help="micro-batches a step (1)")
+    zoo.add_argument("--rate", type=float, help="peak of the learning rate (the preset's)")
+    zoo.add_argument("--schedule", help="how it falls: cosine, linear or constant (cosine)")
+    zoo.add_argument("--autocast", help="bf16: matrix products in bf16 (fp32)")
+    zoo.add_argument("--compile", action="store_true", help="compile the losses with torch.compile")
+    zoo.add_argument("--patience", type=_positive, metavar="N", help="stop after N looks at a held-out loss no better")
+    zoo.add_argument("--window", type=_positive, metavar="N", help="local attention in the towers, N tokens either way")
+    zoo.add_argument("--start", metavar="CHECKPOINT", help="begin with what fits of this checkpoint's weights")
 
 
 def _add_machine(sub: argparse.ArgumentParser) -> None:
@@ -271,30 +187,8 @@ def _seed(text: str) -> int:
     return value
 
 
-def _plan(args: argparse.Namespace) -> tuple[Any, float]:
-    """The plan that --steps asks for, or None, and the minutes that one is to be made for then."""
-    from mmkernels.models import demo, presets
-
-    if args.steps is not None and args.minutes is not None:
-        raise ValueError("give --steps or --minutes, not both")
-    minutes = demo.MINUTES if args.minutes is None else args.minutes
-    if not 0 < minutes < math.inf:
-        raise ValueError(f"--minutes must be positive, got {minutes}")
-    return (None if args.steps is None else presets.plan_for_steps(args.steps)), minutes
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _note(args: argparse.Namespace, text: str) -> None:
-    print(f"mmkernels {args.name}: {text}", file=sys.stderr, flush=True)
-
-
-def _print_tables(entries: Any) -> None:
-    from mmkernels.models.tables import print_tables
-
-    print_tables(entries)

@@ -38,6 +38,34 @@ class VqaBatch:
     scenes: list[Scene]
 
 
+class Epochs:
+    """Rows in a new order in every epoch, batch by batch; within an epoch none occurs twice.
+
+    Args:
+        seed: of the orders.
+    """
+
+    def __init__(self, rows: list[int], batch: int, seed: str) -> None:
+        self._all, self._batch, self._seed = rows, batch, seed
+        self.length = len(rows) // batch  # in steps; what remains is left out
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def rows(self, step: int) -> list[int]:
+        """The rows of a step, whatever was asked for before."""
+        epoch, place = divmod(step, self.length)
+        if self._order[0] != epoch:
+            order = list(self._all)
+            random.Random(f"{self._seed}/{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1][place * self._batch : (place + 1) * self._batch]
+
+
+def randomness(seed: str) -> tuple[random.Random, torch.Generator]:
+    """Python's and torch's, of their own, from one seed."""
+    rng = random.Random(seed)
+    return rng, torch.Generator().manual_seed(rng.getrandbits(63))
+
+
 class BatchMaker:
     """Makes the batches of a run.
 
@@ -49,19 +77,13 @@ class BatchMaker:
         if len(corpus.train) < recipe.batch:
             raise ValueError(f"a batch has {recipe.batch} pairs, but there are {len(corpus.train)} in training")
         self.corpus, self.recipe, self.seed = corpus, recipe, seed
-        self.per_epoch = len(corpus.train) // recipe.batch
+        self.epochs = Epochs(corpus.train, recipe.batch, f"{seed}/epoch")
         self._scenes = SceneMaker(corpus.rows, corpus.train)
-        self._order: tuple[int, list[int]] = (-1, [])
 
     def pretrain(self, step: int) -> PretrainBatch:
         """The batch of a step. Within an epoch no row occurs twice, so that no pair has a false negative twin."""
-        epoch, place = divmod(step, self.per_epoch)
-        if self._order[0] != epoch:
-            order = list(self.corpus.train)
-            random.Random(f"{self.seed}/epoch/{epoch}").shuffle(order)
-            self._order = (epoch, order)
-        rows = self._order[1][place * self.recipe.batch : (place + 1) * self.recipe.batch]
-        rng, generator = self._random("pretrain", step)
+        rows = self.epochs.rows(step)
+        rng, generator = randomness(f"{self.seed}/pretrain/{step}")
         corpus, recipe = self.corpus, self.recipe
         texts = [training_caption(corpus.rows[i], rng) for i in rows]
         names = [corpus.rows[i].name for i in rows[: recipe.captions]]
@@ -75,13 +97,9 @@ class BatchMaker:
 
     def vqa(self, step: int) -> VqaBatch:
         """The batch of a step."""
-        rng, generator = self._random("vqa", step)
+        rng, generator = randomness(f"{self.seed}/vqa/{step}")
         scenes = [self._scenes.draw(rng) for _ in range(self.recipe.grids)]
         return vqa_batch(self.corpus, scenes, generator, self.recipe.question_tokens)
-
-    def _random(self, stage: str, step: int) -> tuple[random.Random, torch.Generator]:
-        rng = random.Random(f"{self.seed}/{stage}/{step}")
-        return rng, torch.Generator().manual_seed(rng.getrandbits(63))
 
 
 def vqa_batch(corpus: Corpus, scenes: list[Scene], generator: torch.Generator, max_length: int) -> VqaBatch:

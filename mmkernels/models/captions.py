@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,17 +25,22 @@ def full_caption(row: Emoji) -> str:
 
 
 def training_caption(row: Emoji, rng: random.Random) -> str:
-    """The name alone, or (nearly always with the name) some tags and perhaps the subgroup, drawn anew each time.
+    """`mixed_caption` of an emoji."""
+    return mixed_caption(row.name, row.tags, row.subgroup, rng)
+
+
+def mixed_caption(name: str, tags: Sequence[str], label: str, rng: random.Random) -> str:
+    """The name alone, or (nearly always with the name) some tags and perhaps the label, drawn anew each time.
 
     A text tower that saw only names could not read the words that held-out names are made of.
     """
     draw = rng.random()
     if draw < NAME_ALONE:
-        return row.name
-    tags = list(row.tags)
-    rng.shuffle(tags)
-    parts = [row.name] if draw < WITH_NAME else []
-    parts += tags[: rng.randint(1, 6)]
+        return name
+    drawn = list(tags)
+    rng.shuffle(drawn)
+    parts = [name] if draw < WITH_NAME else []
+    parts += drawn[: rng.randint(1, 6)]
     if rng.random() < 0.5 or not parts:
-        parts.append(row.subgroup)
+        parts.append(label)
     return " ".join(parts)

@@ -27,8 +27,9 @@ from mmkernels.models.backends import Backends
 from mmkernels.models.batches import BatchMaker
 from mmkernels.models.checkpoint import Checkpoint
 from mmkernels.models.corpus import Corpus, load_corpus
+from mmkernels.models.loop import configure_torch
 from mmkernels.models.presets import Plan
-from mmkernels.models.training import Trainer, configure_torch
+from mmkernels.models.training import Trainer
 from mmkernels.ops.attention.api import attention
 
 NAIVE = "reference"

@@ -18,13 +18,14 @@ from mmkernels.models.checkpoint import FILE_NAME
 from mmkernels.models.comparison import compare, output_differences
 from mmkernels.models.corpus import Corpus, load_corpus
 from mmkernels.models.evaluate import Evaluation, evaluate
+from mmkernels.models.loop import StopRequest, train
 from mmkernels.models.openmoji import ATTRIBUTION
 from mmkernels.models.presets import Plan
 from mmkernels.models.progress import Progress
 from mmkernels.models.report import EXAMPLE_SEED, Story, write_report
 from mmkernels.models.sealed import write_atomically
 from mmkernels.models.tables import Table
-from mmkernels.models.training import StopRequest, Trainer, measure_step_seconds, train
+from mmkernels.models.training import Trainer, measure_step_seconds
 
 MINUTES = 4.25  # of training; evaluation, comparison and report take about one more
 REPORT_NAME, RESULTS_NAME = "report.html", "results.json"

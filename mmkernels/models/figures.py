@@ -43,6 +43,22 @@ def loss_curves(history: dict[str, list[list[float]]]) -> str:
     return _finish(figure)
 
 
+def log_plot(title: str, train: dict[str, list[float]], held_out: tuple[list[float], dict[str, list[float]]]) -> bytes:
+    """An SVG of a run's losses by step: smoothed those of training, as dots those of the held-out side."""
+    figure, axes = _figure(1, len(train), 4.5 * len(train), 3.2)
+    steps, looks = held_out
+    for ax, (name, values) in zip(np.atleast_1d(axes), train.items()):
+        if values:
+            ax.plot(range(1, len(values) + 1), _smooth(values), color=FUSED, linewidth=1.2, label="training")
+        if steps:
+            ax.plot(steps, looks[name], "o-", color=NAIVE, markersize=3, linewidth=0.8, label="held out")
+        ax.set(title=f"{title}: {name}", xlabel="step", ylabel="loss")
+        ax.legend(fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def paired_curves(fused: list[float], naive: list[float]) -> str:
     """The losses of both paths over each other, and their relative difference."""
     figure, (left, right) = _figure(1, 2, 9, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from mmkernels.nn import ConcatFusion
@@ -10,24 +12,29 @@ from mmkernels.nn import ConcatFusion
 class CaptionFusion(nn.Module):
     """Every word beside the one vector of its picture. The vector is multiplied once a picture, not once a word."""
 
-    def __init__(self, width: int, backend: str | None) -> None:
+    def __init__(self, width: int, image_width: int, backend: str | None) -> None:
         super().__init__()
-        self.fuse = ConcatFusion([width, width], width, backend=backend)
+        self.fuse = ConcatFusion([width, image_width], width, backend=backend)
 
     def forward(self, words: Tensor, image: Tensor) -> Tensor:
-        """words (B, L, width), image (B, width) -> (B, L, width)."""
+        """words (B, L, width), image (B, image_width) -> (B, L, width)."""
         return self.fuse([words, image[:, None]])
 
 
 class AnswerFusion(nn.Module):
-    """A question that has seen the picture, the question as asked, and the picture, side by side."""
+    """Vectors of a text, as asked or having seen the picture, and the picture's, side by side.
 
-    def __init__(self, width: int, backend: str | None) -> None:
+    Args:
+        widths: of the texts' vectors, then of the picture's.
+        width: of the output.
+    """
+
+    def __init__(self, widths: Sequence[int], width: int, backend: str | None) -> None:
         super().__init__()
-        self.fuse = ConcatFusion([width, width, width], 2 * width, activation="gelu", backend=backend)
+        self.fuse = ConcatFusion(widths, width, activation="gelu", backend=backend)
 
-    def forward(self, seen: Tensor, asked: Tensor, image: Tensor) -> Tensor:
-        """seen, asked (B * k, width), image (B, width) -> (B * k, 2 * width)."""
-        count, width = image.shape
-        fused = self.fuse([seen.view(count, -1, width), asked.view(count, -1, width), image[:, None]])
+    def forward(self, texts: Sequence[Tensor], image: Tensor) -> Tensor:
+        """texts (B * k, widths[i]), k about each image (B, widths[-1]), following each other -> (B * k, width)."""
+        count = len(image)
+        fused = self.fuse([*(text.view(count, -1, text.shape[-1]) for text in texts), image[:, None]])
         return fused.flatten(0, 1)

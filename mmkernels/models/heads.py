@@ -8,17 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INITIAL_SCALE, LARGEST_SCALE = 14.0, 50.0  # of the contrastive logits
+from mmkernels.models.config import ContrastiveConfig, TransformerConfig
+from mmkernels.models.transformer import ACTIVATION_MODULES
+
+SIGMOID_BIAS = -10.0  # SigLIP's start: every pair a negative
 
 
 class ContrastiveHead(nn.Module):
-    """Pooled image and text vectors to unit vectors that are compared by their dot product."""
+    """Pooled image and text vectors to unit vectors that are compared by their dot product.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        sigmoid: with a bias of the logits, which the sigmoid loss needs: nearly all pairs are negatives.
+    """
+
+    def __init__(self, image_width: int, text_width: int, config: ContrastiveConfig, sigmoid: bool = False) -> None:
         super().__init__()
-        self.image = nn.Linear(width, width)
-        self.text = nn.Linear(width, width)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        self.image = nn.Linear(image_width, config.width, config.bias)
+        self.text = nn.Linear(text_width, config.width, config.bias)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.largest = math.log(config.largest_scale)
+        self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if sigmoid else None
 
     def embed_image(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.image(pooled), dim=-1)
@@ -29,7 +38,7 @@ class ContrastiveHead(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What the dot products are multiplied by."""
-        return self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
+        return self.log_scale.clamp(max=self.largest).exp()
 
 
 class LabelHeads(nn.Module):
@@ -58,3 +67,18 @@ class WordHead(nn.Module):
 
 class AnswerHead(nn.Linear):
     """Logits of the closed set of answers, from the fused question and picture."""
+
+
+class MaskedWordHead(nn.Module):
+    """Logits of the words behind <mask>, read off the word embeddings (BERT)."""
+
+    def __init__(self, config: TransformerConfig, words: nn.Embedding) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.width, words.embedding_dim)
+        self.activation = ACTIVATION_MODULES[config.activation]()
+        self.norm = nn.LayerNorm(words.embedding_dim, eps=config.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
+
+    def forward(self, x: Tensor, words: nn.Embedding) -> Tensor:
+        """x (n, width) -> (n, vocabulary)."""
+        return F.linear(self.norm(self.activation(self.transform(x))), words.weight, self.bias)

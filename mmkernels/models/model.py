@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from mmkernels.mask import Mask
 from mmkernels.models.backends import Backends
+from mmkernels.models.config import ContrastiveConfig
 from mmkernels.models.corpus import PICTURE_SIZE
+from mmkernels.models.decoding import greedy
 from mmkernels.models.fusion import AnswerFusion, CaptionFusion
 from mmkernels.models.grids import CELL
 from mmkernels.models.heads import AnswerHead, ContrastiveHead, LabelHeads, WordHead
 from mmkernels.models.interaction import InteractionBlock
-from mmkernels.models.presets import ModelConfig
-from mmkernels.models.tokenizer import BOS, EOS, Tokens
-from mmkernels.models.towers import MAX_TEXT, ImageTower, TextTower, mean_over_words
+from mmkernels.models.presets import MAX_TEXT, ModelConfig
+from mmkernels.models.tokenizer import BOS, Tokens
+from mmkernels.models.towers import POSITION_STD, CnnTower, TextTower, mean_over_words
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,11 @@ class Captioner(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary: int, backends: Backends) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.width)
-        self.position = nn.Parameter(torch.randn(1, MAX_TEXT, config.width) * 0.02)
-        self.fusion = CaptionFusion(config.width, backends.fusion)
-        self.blocks = nn.ModuleList(InteractionBlock(config, backends.attention) for _ in range(config.caption_layers))
+        self.position = nn.Parameter(torch.randn(1, MAX_TEXT, config.width) * POSITION_STD)
+        self.fusion = CaptionFusion(config.width, config.width, backends.fusion)
+        self.blocks = nn.ModuleList(
+            InteractionBlock(config.blocks, backends.attention) for _ in range(config.caption_layers)
+        )
         self.head = WordHead(config.width, vocabulary)
 
     def forward(self, images: Tensor, tokens: Tokens) -> Tensor:
@@ -52,14 +56,8 @@ class Captioner(nn.Module):
     @torch.no_grad()
     def generate(self, images: Tensor, max_words: int = 14) -> list[list[int]]:
         """The most likely word, again and again, until <eos>: one list of ids per image, <eos> left out."""
-        ids = torch.full((len(images), 1), BOS)
-        for _ in range(max_words):
-            tokens = Tokens(ids, torch.full((len(images),), ids.shape[1]))
-            ids = torch.cat([ids, self(images, tokens)[:, -1].argmax(-1, keepdim=True)], 1)
-            if (ids == EOS).any(1).all():
-                break
-        rows = ids[:, 1:].tolist()
-        return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+        start = torch.full((len(images), 1), BOS)
+        return greedy(lambda tokens: self(images, tokens), start, max_words)
 
 
 class Answerer(nn.Module):
@@ -67,11 +65,13 @@ class Answerer(nn.Module):
 
     def __init__(self, config: ModelConfig, sizes: Sizes, backends: Backends) -> None:
         super().__init__()
-        self.image_tower = ImageTower(config, 2 * CELL)
-        self.text_tower = TextTower(config, sizes.vocabulary, backends.attention)
-        self.blocks = nn.ModuleList(InteractionBlock(config, backends.attention) for _ in range(config.answer_layers))
+        self.image_tower = CnnTower(config.image(2 * CELL))
+        self.text_tower = TextTower(config.text, sizes.vocabulary, backends.attention)
+        self.blocks = nn.ModuleList(
+            InteractionBlock(config.blocks, backends.attention) for _ in range(config.answer_layers)
+        )
         self.norm = nn.LayerNorm(config.width)
-        self.fusion = AnswerFusion(config.width, backends.fusion)
+        self.fusion = AnswerFusion([config.width] * 3, 2 * config.width, backends.fusion)
         self.head = AnswerHead(2 * config.width, sizes.answers)
 
     def forward(self, pictures: Tensor, questions: Tokens) -> Tensor:
@@ -83,7 +83,7 @@ class Answerer(nn.Module):
         for block in self.blocks:
             x = block(x, mask, images)
         seen = mean_over_words(self.norm(x), questions.lengths)
-        return self.head(self.fusion(seen, mean_over_words(asked, questions.lengths), images.mean(1)))
+        return self.head(self.fusion([seen, mean_over_words(asked, questions.lengths)], images.mean(1)))
 
 
 class MultimodalModel(nn.Module):
@@ -96,16 +96,16 @@ class MultimodalModel(nn.Module):
     def __init__(self, config: ModelConfig, sizes: Sizes, backend: str | None = None) -> None:
         super().__init__()
         self.backends = Backends.choose(backend)
-        self.image_tower = ImageTower(config, PICTURE_SIZE)
-        self.text_tower = TextTower(config, sizes.vocabulary, self.backends.attention)
-        self.contrastive = ContrastiveHead(config.width)
+        self.image_tower = CnnTower(config.image(PICTURE_SIZE))
+        self.text_tower = TextTower(config.text, sizes.vocabulary, self.backends.attention)
+        self.contrastive = ContrastiveHead(config.width, config.width, ContrastiveConfig(config.width))
         self.labels = LabelHeads(config.width, sizes.subgroups, sizes.tags)
         self.captioner = Captioner(config, sizes.vocabulary, self.backends)
         self.answerer = Answerer(config, sizes, self.backends)
 
     def pool_image(self, tokens: Tensor) -> Tensor:
         """One vector per picture: (B, N, width) -> (B, width)."""
-        return tokens.mean(1)
+        return self.image_tower.pool(tokens)
 
     def embed_images(self, pictures: Tensor) -> Tensor:
         """(B, 3, 32, 32) -> unit vectors (B, width)."""

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from mmkernels.models.training import StepReport
+from mmkernels.models.loop import StepReport
 
 LINE_EVERY = 10.0  # seconds
 

@@ -66,6 +66,17 @@ def load_sealed(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     return load(bytes(content)), json.loads(header["metadata"])
 
 
+def kind_of(path: Path) -> str | None:
+    """What a file says it is, its content unchecked; None where it is not one of ours, or not there."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+            content = bytearray(start + file.read(min(struct.unpack("<Q", start)[0], path.stat().st_size)))
+        return _read_header(path, content).get("kind")
+    except (OSError, ValueError, struct.error):
+        return None
+
+
 def prepare_folder(folder: Path) -> None:
     """Makes the folder of a file to come, so that hours of work are not lost to a path that cannot be written.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from mmkernels.nn.common import (
     optional_norm,
     split_heads,
 )
-from mmkernels.ops.attention.api import attention
+from mmkernels.ops.attention.api import attention, joint_attention
 
 
 class CrossAttention(Backed, nn.Module):
@@ -36,6 +36,7 @@ class CrossAttention(Backed, nn.Module):
         heads, kv_heads, head_dim: query heads; key heads, `heads` where None; width of a head, `dim // heads`.
         qk_norm: RMSNorm over the head on queries and keys.
         bias: whether the projections have biases.
+        scale: of the logits; None is 1 / sqrt(head_dim), T5 has 1.
         dropout: on the attention weights, in training.
         backend: name of a backend, or None.
 
@@ -52,6 +53,7 @@ class CrossAttention(Backed, nn.Module):
         head_dim: int | None = None,
         qk_norm: bool = False,
         bias: bool = True,
+        scale: float | None = None,
         dropout: float = 0.0,
         backend: str | None = None,
         device: torch.device | None = None,
@@ -61,7 +63,7 @@ class CrossAttention(Backed, nn.Module):
         place: Any = {"device": device, "dtype": dtype}
         self.dim, self.heads = dim, heads
         self.head_dim, self.kv_heads = check_heads(dim, heads, head_dim, kv_heads)
-        self.dropout, self.backend = check_probability("dropout", dropout), backend
+        self.dropout, self.backend, self.scale = check_probability("dropout", dropout), backend, scale
         widths = listed(dim if context_dim is None else context_dim)
         if not widths:
             raise ValueError("context_dim must be an int or at least one, got an empty list")
@@ -104,6 +106,7 @@ class CrossAttention(Backed, nn.Module):
             values if len(values) > 1 else values[0],
             mask=mask,
             bias=bias,
+            scale=self.scale,
             dropout_p=self.dropout if self.training else 0.0,
             backend=self.backend,
         )
@@ -125,6 +128,7 @@ class SelfAttention(Backed, nn.Module):
         head_dim: int | None = None,
         qk_norm: bool = False,
         bias: bool = True,
+        scale: float | None = None,
         dropout: float = 0.0,
         backend: str | None = None,
         device: torch.device | None = None,
@@ -133,27 +137,40 @@ class SelfAttention(Backed, nn.Module):
         super().__init__()
         self.dim, self.heads = dim, heads
         self.head_dim, self.kv_heads = check_heads(dim, heads, head_dim, kv_heads)
-        self.dropout, self.backend = check_probability("dropout", dropout), backend
+        self.dropout, self.backend, self.scale = check_probability("dropout", dropout), backend, scale
         self.qkv = nn.Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias, device=device, dtype=dtype)
         self.q_norm = optional_norm(qk_norm, self.head_dim, device, dtype)
         self.k_norm = optional_norm(qk_norm, self.head_dim, device, dtype)
         self.out = nn.Linear(heads * self.head_dim, dim, bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, *, mask: Mask | Tensor | None = None, bias: Any = None) -> Tensor:
-        """x (B, L, dim); mask and bias as in `attention`."""
-        check_tokens("x", x, self.dim)
+    @overload
+    def forward(self, x: Tensor, *, mask: Mask | Tensor | None = None, bias: Any = None) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Sequence[Tensor], *, mask: Mask | Tensor | None = None, bias: Any = None) -> list[Tensor]: ...
+
+    def forward(
+        self, x: Tensor | Sequence[Tensor], *, mask: Mask | Tensor | None = None, bias: Any = None
+    ) -> Tensor | list[Tensor]:
+        """x (B, L, dim), or a list of the sequence's segments (B or 1, L_s, dim), which then comes back as such a list.
+
+        Segments mean their concatenation, which is never built. mask and bias as in `attention`, over all tokens.
+        """
+        call: Any = {"mask": mask, "bias": bias, "scale": self.scale, "backend": self.backend}
+        call["dropout_p"] = self.dropout if self.training else 0.0
+        if isinstance(x, Tensor):
+            check_tokens("x", x, self.dim)
+            return self.out(merge_heads(attention(*self._heads(x), **call)))
+        for i, segment in enumerate(check_list("x", x)):
+            check_tokens(f"x[{i}]", segment, self.dim)
+        queries, keys, values = zip(*(self._heads(segment) for segment in x), strict=True)
+        return [self.out(merge_heads(out)) for out in joint_attention(queries, keys, values, **call)]
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, L, head_dim), views of one product."""
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         query, key, value = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(sizes, 1)
-        out = attention(
-            self.q_norm(query),
-            self.k_norm(key),
-            value,
-            mask=mask,
-            bias=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-            backend=self.backend,
-        )
-        return self.out(merge_heads(out))
+        return self.q_norm(query), self.k_norm(key), value
 
 
 class GatedCrossAttention(nn.Module):

@@ -67,6 +67,6 @@ def test_hooks_are_removed(trained, corpus):
     batch = BatchMaker(corpus, TINY_RECIPE, 0).vqa(0)
     questions = Tokens(batch.questions.ids[:4], batch.questions.lengths[:4])
     with pytest.raises(RuntimeError):
-        question_maps(trained.model, torch.zeros(3, 32, 32), questions, corpus.tokenizer.pieces)
+        question_maps(trained.model, torch.zeros(4, 64, 64), questions, corpus.tokenizer.pieces)
     question_maps(trained.model, batch.pictures[0], questions, corpus.tokenizer.pieces)
     assert not any(module._forward_pre_hooks for module in trained.model.modules())

@@ -129,10 +129,11 @@ def test_an_epoch_shows_every_row_at_most_once_and_no_held_out_row(corpus):
     names = [row.name for row in corpus.rows]
     assert len(set(names)) == len(names)
     seen = []
-    for step in range(maker.per_epoch):
-        maker.pretrain(step)
-        seen += maker._order[1][step * 16 : (step + 1) * 16]
-    assert len(set(seen)) == len(seen) == maker.per_epoch * 16
+    for step in range(maker.epochs.length):
+        rows = maker.epochs.rows(step)
+        assert torch.equal(maker.pretrain(step).subgroups, corpus.subgroup_of[rows])
+        seen += rows
+    assert len(set(seen)) == len(seen) == maker.epochs.length * 16
     assert not set(seen) & set(corpus.held_out)
 
 

@@ -11,9 +11,10 @@ from mmkernels import _native
 from mmkernels.models import presets
 from mmkernels.models.checkpoint import FILE_NAME, Checkpoint
 from mmkernels.models.comparison import TOLERANCE, first_steps, largest_relative_difference
+from mmkernels.models.loop import StopRequest, train
 from mmkernels.models.presets import Plan, plan_for_seconds, plan_for_steps
 from mmkernels.models.schedule import learning_rate
-from mmkernels.models.training import StopRequest, Trainer, measure_step_seconds, train
+from mmkernels.models.training import Trainer, measure_step_seconds
 
 needs_native = pytest.mark.skipif(not _native.loaded, reason=f"no C++ kernels: {_native.why_not_loaded}")
 

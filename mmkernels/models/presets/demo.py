@@ -1,8 +1,12 @@
-"""Sizes and recipes: what the model is, and how it learns."""
+"""The demo: what its model is, and how it learns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
+from mmkernels.models.config import CnnConfig, TextConfig, TransformerConfig
+
+MAX_TEXT = 40
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,21 @@ class ModelConfig:
     answer_layers: int = 2
     mlp_ratio: int = 3
     dropout: float = 0.0
+
+    @property
+    def blocks(self) -> TransformerConfig:
+        """The layers of texts, captions and questions."""
+        mlp = self.mlp_ratio * self.width
+        return TransformerConfig(self.width, self.heads, self.text_layers, mlp, dropout=self.dropout)
+
+    @property
+    def text(self) -> TextConfig:
+        """The text tower."""
+        return TextConfig(self.blocks, length=MAX_TEXT)
+
+    def image(self, side: int) -> CnnConfig:
+        """The image tower for pictures of this size."""
+        return CnnConfig(self.width, self.stem, side)
 
 
 @dataclass(frozen=True)

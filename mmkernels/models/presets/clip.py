@@ -1,0 +1,49 @@
+"""CLIP: a vision Transformer and a causal text Transformer, compared by their vectors.
+
+Source: Radford et al., "Learning transferable visual models from natural language supervision", 2021 (its table 20).
+The captioner is not part of it; it is there for those who ask for captioning as well.
+"""
+
+from mmkernels.models.config import (
+    ContrastiveConfig,
+    DecoderConfig,
+    SystemConfig,
+    TextConfig,
+    TrainConfig,
+    TransformerConfig,
+    VitConfig,
+)
+from mmkernels.models.presets.page import Page
+
+CAPTIONER = DecoderConfig(TextConfig(TransformerConfig(layers=2), causal=True), fuse=True)
+
+
+def published(side: int, patch: int, width: int, layers: int, text_width: int, vector: int) -> SystemConfig:
+    """Heads are 64 wide; the text tower has 12 layers, 77 positions and 49,408 words."""
+
+    def blocks(width: int, layers: int) -> TransformerConfig:
+        return TransformerConfig(width, width // 64, layers, 4 * width, activation="quick_gelu")
+
+    return SystemConfig(
+        image=VitConfig(blocks(width, layers), side, patch, pool="class", patch_bias=False, embedding_norm=True),
+        text=TextConfig(blocks(text_width, 12), length=77, causal=True, pool="last"),
+        contrastive=ContrastiveConfig(vector, bias=False, scale=1 / 0.07, largest_scale=100.0),
+        vocabulary=49408,
+    )
+
+
+PAGE = Page(
+    name="clip",
+    small=SystemConfig(
+        image=VitConfig(TransformerConfig(layers=3)),
+        text=TextConfig(TransformerConfig(layers=1), causal=True, pool="last"),
+        decoder=CAPTIONER,
+    ),
+    recipe=TrainConfig((("contrastive", 1.0),)),
+    published={
+        "ViT-B-32": published(224, 32, 768, 12, 512, 512),
+        "ViT-B-16": published(224, 16, 768, 12, 512, 512),
+        "ViT-L-14": published(224, 14, 1024, 24, 768, 768),
+        "ViT-L-14-336": published(336, 14, 1024, 24, 768, 768),
+    },
+)

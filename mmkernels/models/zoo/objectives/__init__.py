@@ -1,0 +1,59 @@
+"""What a system can learn, one page each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.zoo.objectives.base import Objective, Score, Side
+from mmkernels.models.zoo.objectives.captioning import Captioning
+from mmkernels.models.zoo.objectives.classification import Classification
+from mmkernels.models.zoo.objectives.contrastive import Contrastive
+from mmkernels.models.zoo.objectives.masked_patches import MaskedPatches
+from mmkernels.models.zoo.objectives.masked_words import MaskedWords
+from mmkernels.models.zoo.objectives.matching import Matching
+from mmkernels.models.zoo.objectives.text_to_text import TextToText
+from mmkernels.models.zoo.objectives.vqa import Vqa
+
+__all__ = ["OBJECTIVES", "Objective", "Score", "Side", "choose", "parse"]
+
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective
+    for objective in (
+        Contrastive("softmax"), Contrastive("sigmoid"), Captioning(), Matching(), MaskedWords(), MaskedPatches(),
+        Vqa(), Classification(), TextToText(),
+    )
+}  # fmt: skip
+
+
+def choose(names: Sequence[str], config: SystemConfig) -> list[Objective]:
+    """The objectives of these names, each of which the system has the parts for.
+
+    Raises:
+        ValueError: no such objective, one twice, or a part is missing.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(f"objective must name each once, got {', '.join(names)}")
+    for name in names:
+        if name not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
+        missing = OBJECTIVES[name].missing(config)
+        if missing:
+            raise ValueError(f"objective {name} needs {missing}, which this system has not")
+    return [OBJECTIVES[name] for name in names]
+
+
+def parse(text: str) -> tuple[tuple[str, float], ...]:
+    """Names and weights of "contrastive,captioning:0.5".
+
+    Raises:
+        ValueError: a weight that is not a positive number.
+    """
+    found = []
+    for entry in text.split(","):
+        name, _, weight = entry.strip().partition(":")
+        try:
+            found.append((name, float(weight) if weight else 1.0))
+        except ValueError:
+            raise ValueError(f"the weight of objective {name} must be a number, got {weight!r}") from None
+    return tuple(found)

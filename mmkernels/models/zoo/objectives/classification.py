@@ -1,0 +1,45 @@
+"""The class of a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.metrics import percent
+from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.task import UNKNOWN, majority_share
+
+if TYPE_CHECKING:
+    from mmkernels.models.zoo.system import System
+    from mmkernels.models.zoo.task import Task
+
+
+class Classification(Objective):
+    """A linear layer on the picture's vector."""
+
+    name = "classification"
+
+    def missing(self, config: SystemConfig) -> str | None:
+        return "an image tower" if config.image is None else None
+
+    def head(self, system: System) -> nn.Module:
+        assert system.config.image is not None, "missing() has said so"
+        return nn.Linear(system.config.image.width, system.sizes.classes)
+
+    def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
+        logits = self.logits(system, seen.pictures())
+        return F.cross_entropy(logits, seen.pairs.labels, ignore_index=UNKNOWN, label_smoothing=seen.recipe.smoothing)
+
+    def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
+        """Accuracy among the classes of training."""
+        said = in_chunks(lambda x: self.logits(system, system.see(x)).argmax(1), side.pictures)
+        right = (said == task.label_of[side.rows]).float().mean()
+        majority = percent(majority_share([task.labels[i] for i in side.rows]))
+        return [Score("accuracy", percent(right), percent(1 / len(task.classes)), majority)]
+
+    def logits(self, system: System, pictures: Tensor) -> Tensor:
+        """Tokens of pictures -> (B, classes)."""
+        return system.heads[self.name](system.picture_vector(pictures))

@@ -1,0 +1,67 @@
+"""A text from a text: here the name of a thing from its keywords (T5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkernels.mask import Mask
+from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.decoding import greedy
+from mmkernels.models.tokenizer import BOS, PAD, Tokens
+from mmkernels.models.zoo.decoder import Context
+from mmkernels.models.zoo.objectives.base import CHUNK, Objective, Score, Seen, Side
+from mmkernels.models.zoo.objectives.captioning import MAX_WORDS, caption_figures
+
+if TYPE_CHECKING:
+    from mmkernels.models.zoo.batches import Draw
+    from mmkernels.models.zoo.system import System
+    from mmkernels.models.zoo.task import Task
+
+
+class TextToText(Objective):
+    """Cross entropy of the next word of the name."""
+
+    name = "text_to_text"
+    writes = True
+
+    def missing(self, config: SystemConfig) -> str | None:
+        if config.text is None or config.decoder is None or config.image is not None:
+            return "a text tower and a decoder that reads it"
+        return None
+
+    def draw(self, draw: Draw, held_out: bool) -> tuple[Tokens, Tokens]:
+        assert draw.pairs is not None, "this objective is about pairs"
+        source = draw.task.encode(
+            [keywords(draw.task, i) for i in draw.rows], draw.recipe.text_tokens, draw.recipe.compile
+        )
+        return source, draw.pairs.names
+
+    def loss(self, system: System, seen: Seen, drawn: tuple[Tokens, Tokens]) -> Tensor:
+        source, target = drawn
+        fed = Tokens(target.ids[:, :-1], target.lengths - 1)
+        logits, wanted = system.write(fed, self._context(system, source)), target.ids[:, 1:]
+        smoothing = seen.recipe.smoothing
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+
+    def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
+        """Exact matches and word F1 of the names that are written."""
+        names = []
+        for at in range(0, len(side.rows), CHUNK):
+            texts = [keywords(task, i) for i in side.rows[at : at + CHUNK]]
+            context = self._context(system, task.encode(texts, recipe.text_tokens))
+            start = torch.full((len(texts), 1), BOS)
+            written = greedy(lambda tokens, c=context: system.write(tokens, c), start, MAX_WORDS)  # type: ignore[misc]
+            names += [task.tokenizer.decode(row) for row in written]
+        return caption_figures(names, task, side.rows)
+
+    def _context(self, system: System, source: Tokens) -> Context:
+        return Context(system.read(source), Mask.key_lengths(source.lengths))
+
+
+def keywords(task: Task, row: int) -> str:
+    """The tags of a thing and its class."""
+    return " ".join([*task.tags[row], task.labels[row]])

@@ -1,0 +1,140 @@
+"""What a run is about: pictures, their texts and labels, and which of them are held out. Data comes in here alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkernels.models.augment import TRAINING_STRENGTH, augment
+from mmkernels.models.captions import MAX_TAGS, mixed_caption
+from mmkernels.models.corpus import Corpus, load_corpus
+from mmkernels.models.openmoji import over, premultiplied
+from mmkernels.models.questions import HELD_OUT_KINDS, KINDS, SceneMaker
+from mmkernels.models.tokenizer import PAD, Tokens, WordTokenizer
+
+EXTRA_WORDS = 2  # behind the tokenizer's own: <mask> and <media>
+UNKNOWN = -1  # the label of a picture whose class training has not
+
+
+@dataclass(frozen=True)
+class Task:
+    """Columns with one entry per picture, and the two sides of the split.
+
+    `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
+    from the training side alone. `corpus` is there where the pictures are emoji, of which questions can be composed.
+    """
+
+    pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
+    mirror: Tensor  # bool (N,): may be mirrored
+    captions: list[tuple[str, ...]]
+    tags: list[tuple[str, ...]]
+    labels: list[str]
+    groups: list[int]  # families: what shares one is never on both sides
+    train: list[int]
+    held_out: list[int]
+    tokenizer: WordTokenizer
+    fingerprint: str
+    corpus: Corpus | None = None
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels of training, in alphabetical order."""
+        return sorted({self.labels[i] for i in self.train})
+
+    @cached_property
+    def label_of(self) -> Tensor:
+        """(N,), the number of each picture's class, UNKNOWN where training has none such."""
+        number = {name: i for i, name in enumerate(self.classes)}
+        return torch.tensor([number.get(name, UNKNOWN) for name in self.labels])
+
+    @cached_property
+    def scene_makers(self) -> dict[str, SceneMaker]:
+        """Of grids to ask about, by side.
+
+        Raises:
+            ValueError: the pictures are not emoji, of which questions are composed.
+        """
+        if self.corpus is None:
+            raise ValueError("questions are composed of emoji, which this data has not")
+        rows = self.corpus.rows
+        return {
+            "known_views": SceneMaker(rows, self.train, KINDS),
+            "held_out": SceneMaker(rows, self.held_out, HELD_OUT_KINDS, fallback=self.train),
+        }
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of words, <mask> and <media> among them."""
+        return self.tokenizer.size + EXTRA_WORDS
+
+    @property
+    def mask_word(self) -> int:
+        """The id of <mask>."""
+        return self.tokenizer.size
+
+    @property
+    def media_word(self) -> int:
+        """The id of <media>, where a text speaks of its next picture."""
+        return self.tokenizer.size + 1
+
+    def full_text(self, i: int) -> str:
+        """All that is said of a picture: what an evaluation retrieves."""
+        return " ".join([self.captions[i][0], *self.tags[i][:MAX_TAGS], self.labels[i]])
+
+    def training_text(self, i: int, rng: random.Random) -> str:
+        """One of its captions, tags, or a mixture, drawn anew each time."""
+        return mixed_caption(rng.choice(self.captions[i]), self.tags[i], self.labels[i], rng)
+
+    def plain(self, rows: list[int]) -> Tensor:
+        """RGB of pictures over white, (n, 3, S, S)."""
+        return over(1.0, self.pictures[rows])
+
+    def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """RGB of pictures as training sees them: turned, shifted, recoloured; (n, 3, S, S)."""
+        return augment(self.pictures[rows], self.mirror[rows], generator, TRAINING_STRENGTH)
+
+    def encode(self, texts: list[str], length: int, whole: bool = False) -> Tokens:
+        """Ids of texts, <bos> and <eos> included, cut to a length; padded to it if `whole`, else to the longest."""
+        tokens = self.tokenizer.encode(texts, length)
+        return padded(tokens, length) if whole else tokens
+
+
+def openmoji_task(side: int, corpus: Corpus | None = None) -> Task:
+    """The reference task: OpenMoji, its names, keywords and subgroups, held out by concept.
+
+    Args:
+        side: pixels of a picture.
+        corpus: where it is loaded already.
+    """
+    corpus = load_corpus() if corpus is None else corpus
+    rows = corpus.rows
+    same = corpus.pictures.shape[-1] == side
+    return Task(
+        pictures=corpus.pictures if same else premultiplied(corpus.rgba, side),
+        mirror=corpus.mirror,
+        captions=[(row.name,) for row in rows],
+        tags=[row.tags for row in rows],
+        labels=[row.subgroup for row in rows],
+        groups=corpus.split.group,
+        train=corpus.train,
+        held_out=corpus.held_out,
+        tokenizer=corpus.tokenizer,
+        fingerprint=corpus.fingerprint,
+        corpus=corpus,
+    )
+
+
+def padded(tokens: Tokens, length: int) -> Tokens:
+    """The same texts, padded to a length."""
+    return Tokens(F.pad(tokens.ids, (0, length - tokens.ids.shape[1]), value=PAD), tokens.lengths)
+
+
+def majority_share(labels: list[str]) -> float:
+    """The share of the most frequent label."""
+    return Counter(labels).most_common(1)[0][1] / len(labels)
