@@ -106,8 +106,8 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
-    truth = [task.captions[i][0] for i in rows]
-    shuffled = caption_scores(captions[1:] + captions[:1], truth)
+    truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
+    shuffled = caption_scores(captions[half:] + captions[:half], truth)
     frequent = Counter(word for i in task.train for word in words(task.captions[i][0])).most_common(1)[0][0]
     constant = caption_scores([frequent] * len(truth), truth)
     model = caption_scores(captions, truth)
