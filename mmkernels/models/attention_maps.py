@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkernels.mask import Mask
 from mmkernels.models.model import MultimodalModel
 from mmkernels.models.tokenizer import BOS, Tokens
-from mmkernels.nn import CrossAttention
+from mmkernels.nn import CrossAttention, SelfAttention
 from mmkernels.ops.attention.api import attention
 
 Pieces = Callable[[list[int]], list[str]]
@@ -48,7 +48,13 @@ def cross_weights(layer: CrossAttention, x: Tensor, context: Tensor) -> Tensor:
     """What a cross-attention layer's heads attend to, given the layer's own inputs: (B, heads, L, Lk)."""
     query = layer.q(x).unflatten(-1, (layer.heads, layer.head_dim)).transpose(1, 2)
     key = layer.kv(context).chunk(2, -1)[0].unflatten(-1, (layer.kv_heads, layer.head_dim)).transpose(1, 2)
-    return attention_weights(layer.q_norm(query), layer.k_norm(key))
+    return attention_weights(layer.q_norm(query), layer.k_norm(key), scale=layer.scale)
+
+
+def self_weights(layer: SelfAttention, segments: Sequence[Tensor]) -> Tensor:
+    """What a self-attention layer's heads attend to, given its inputs: (B, heads, L, L), the segments in a row."""
+    query, key, _ = (torch.cat(part, 2) for part in zip(*(layer.heads_of(x) for x in segments)))
+    return attention_weights(query, key, scale=layer.scale)
 
 
 @torch.no_grad()

@@ -236,6 +236,11 @@ class SystemConfig:
     classes: int | None = None
     shared_words: bool = False
 
+    @property
+    def tagged(self) -> bool:
+        """Whether the tags of a picture have a segment of their own (Oscar)."""
+        return isinstance(self.interaction, SingleStreamConfig) and self.interaction.tags
+
     def __post_init__(self) -> None:
         if self.image is None and self.text is None:
             raise ValueError("a system needs an image tower, a text tower, or both")

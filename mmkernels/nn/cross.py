@@ -160,13 +160,13 @@ class SelfAttention(Backed, nn.Module):
         call["dropout_p"] = self.dropout if self.training else 0.0
         if isinstance(x, Tensor):
             check_tokens("x", x, self.dim)
-            return self.out(merge_heads(attention(*self._heads(x), **call)))
+            return self.out(merge_heads(attention(*self.heads_of(x), **call)))
         for i, segment in enumerate(check_list("x", x)):
             check_tokens(f"x[{i}]", segment, self.dim)
-        queries, keys, values = zip(*(self._heads(segment) for segment in x), strict=True)
+        queries, keys, values = zip(*(self.heads_of(segment) for segment in x), strict=True)
         return [self.out(merge_heads(out)) for out in joint_attention(queries, keys, values, **call)]
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, heads, L, head_dim), views of one product."""
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         query, key, value = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(sizes, 1)

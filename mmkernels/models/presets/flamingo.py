@@ -1,8 +1,8 @@
 """Flamingo: a causal text model that looks, through gates, at several pictures, at each word the last one named.
 
 Source: Alayrac et al., "Flamingo: a visual language model for few-shot learning", 2022 (its table 1). The published
-image tower is an NFNet; CLIP's ViT-L/14 stands for it, as in Awadalla et al., "OpenFlamingo", 2023. Trained from
-scratch, gates start open.
+image tower is an NFNet; CLIP's ViT-L/14 stands for it, as in Awadalla et al., "OpenFlamingo", 2023. From scratch,
+gates start open, and the image tower, which would be pretrained, learns classes as well.
 """
 
 from mmkernels.models.config import (
@@ -33,7 +33,7 @@ PAGE = Page(
         image=CnnConfig(),
         decoder=DecoderConfig(TextConfig(TransformerConfig(layers=2), length=80, causal=True), latents=8),
     ),
-    recipe=TrainConfig((("captioning", 1.0),), rate=2e-3, media=4),
+    recipe=TrainConfig((("captioning", 1.0), ("classification", 1.0)), rate=2e-3, media=4),
     published={
         "3B": published(2048, 16, 24, 1),
         "9B": published(4096, 32, 40, 4),

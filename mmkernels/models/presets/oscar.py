@@ -11,6 +11,6 @@ from mmkernels.models.presets.page import Page
 PAGE = Page(
     name="oscar",
     small=uniter.small(tags=True),
-    recipe=TrainConfig((("masked_words", 1.0), ("matching", 1.0))),
+    recipe=TrainConfig((("masked_words", 1.0),), rate=2e-3),
     published={"base": uniter.published(768, 12, 12, True), "large": uniter.published(1024, 16, 24, True)},
 )

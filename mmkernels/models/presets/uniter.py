@@ -38,6 +38,6 @@ def small(tags: bool = False) -> SystemConfig:
 PAGE = Page(
     name="uniter",
     small=small(),
-    recipe=TrainConfig((("masked_words", 1.0), ("matching", 1.0))),
+    recipe=TrainConfig((("masked_words", 1.0),), rate=2e-3),
     published={"base": published(768, 12, 12), "large": published(1024, 16, 24)},
 )

@@ -1,7 +1,8 @@
 """ViLBERT: a stream of words and a stream of regions that look at each other.
 
 Source: Lu et al., "ViLBERT: pretraining task-agnostic visiolinguistic representations for vision-and-language tasks",
-2019. The first six layers of BERT-base read the words alone; embedded patches stand for its detector's regions.
+2019. The first six layers of BERT-base read the words alone; embedded patches stand for its detector's regions. From
+scratch, the towers learn to match by the contrastive loss first (Li et al., "Align before fuse", 2021).
 """
 
 from mmkernels.models.config import (
@@ -36,6 +37,6 @@ PAGE = Page(
         text=TextConfig(TransformerConfig(layers=1)),
         interaction=CoAttentionConfig(layers=1),
     ),
-    recipe=TrainConfig((("matching", 1.0), ("masked_words", 1.0))),
+    recipe=TrainConfig((("matching", 1.0), ("contrastive", 1.0)), batch=32, rate=2e-3, negatives="batch"),
     published={"base": published()},
 )

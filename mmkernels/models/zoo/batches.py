@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmkernels.models.batches import Epochs, randomness
-from mmkernels.models.config import SingleStreamConfig, SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig, TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Objective
 from mmkernels.models.zoo.task import Task
@@ -88,14 +88,14 @@ class Batches:
         task, length = self.task, self.recipe.text_tokens
         said = [self._noisy(i, rng) for i in rows]
         names = [task.captions[i][0] for i in said]
-        if isinstance(self.config.interaction, SingleStreamConfig) and self.config.interaction.tags:
+        if self.config.tagged:
             texts = names  # the tags stand in a segment of their own
         else:
             texts = [task.training_text(i, rng) for i in said]
         return Pairs(
             pictures=task.views(rows, generator),
             texts=self._encode(texts, length),
-            tags=self._encode([" ".join(task.tags[i]) for i in rows], length),
+            tags=self._encode(task.tag_texts(rows), length),
             names=self._encode(names, length),
             labels=task.label_of[rows],
         )

@@ -20,6 +20,7 @@ from mmkernels.models.zoo import evaluate as evaluation
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.log import LOG_NAME, write_log
 from mmkernels.models.zoo.objectives import choose, parse
+from mmkernels.models.zoo.report import Story, write_report
 from mmkernels.models.zoo.task import Task, openmoji_task
 from mmkernels.models.zoo.training import Setup, Trainer, steps_for_minutes
 
@@ -84,7 +85,7 @@ def evaluate(args: argparse.Namespace, path: Path) -> int:
     """Evaluates a system."""
     saved = ZooCheckpoint.load(path)
     if args.report:
-        raise ValueError("--report is made of the demo's checkpoints only; --json gives the figures of this one")
+        prepare_folder(Path(args.report).parent)
     loop.configure_torch(args.threads)
     task = load_task(saved.config)
     saved.check_data(task, path)
@@ -92,6 +93,8 @@ def evaluate(args: argparse.Namespace, path: Path) -> int:
     if saved.step < saved.steps and not saved.stopped:
         note(f"this checkpoint stands at step {saved.step} of {saved.steps}", "eval")
     scores = evaluation.evaluate(system, task, saved.recipe)
+    if args.report:
+        write_report(Story(saved, system, task, scores), Path(args.report))
     if args.json:
         plain = {"checkpoint": str(path), "preset": saved.preset, "step": saved.step}
         print(json.dumps({**plain, **evaluation.as_json(scores)}, indent=1))

@@ -141,7 +141,7 @@ class System(nn.Module):
             return Joined(words, texts.lengths, pictures)
         pictures = pictures.repeat_interleave(each, 0) if each > 1 else pictures
         segments, lengths = [words, pictures], [texts.lengths, None]
-        if isinstance(self.config.interaction, SingleStreamConfig) and self.config.interaction.tags:
+        if self.config.tagged:
             tags = _no_tags(texts) if tags is None else tags
             segments.insert(1, self.read(tags))
             lengths.insert(1, tags.lengths)

@@ -87,6 +87,14 @@ class Task:
         """All that is said of a picture: what an evaluation retrieves."""
         return " ".join([self.captions[i][0], *self.tags[i][:MAX_TAGS], self.labels[i]])
 
+    def texts(self, rows: list[int], tagged: bool) -> list[str]:
+        """What is said of pictures to a trained system: all of it, or the main caption where tags are shown apart."""
+        return [self.captions[i][0] if tagged else self.full_text(i) for i in rows]
+
+    def tag_texts(self, rows: list[int]) -> list[str]:
+        """The tags of pictures, in a row."""
+        return [" ".join(self.tags[i]) for i in rows]
+
     def training_text(self, i: int, rng: random.Random) -> str:
         """One of its captions, tags, or a mixture, drawn anew each time."""
         return mixed_caption(rng.choice(self.captions[i]), self.tags[i], self.labels[i], rng)

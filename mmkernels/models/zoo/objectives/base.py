@@ -36,6 +36,15 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Example:
+    """What a system says of the picture of a row, beside the truth."""
+
+    row: int
+    truth: str
+    said: str
+
+
+@dataclass(frozen=True)
 class Side:
     """What is judged on: rows of a task, and their pictures, (n, 3, S, S)."""
 
@@ -97,6 +106,10 @@ class Objective(ABC):
     @abstractmethod
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Figures of a trained system on one side; the first is the one that the objective is about."""
+
+    def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
+        """What it says of each picture of a side, where that is something to look at."""
+        return []
 
 
 def in_chunks(function: Callable[..., Tensor], *columns: Any) -> Tensor:

@@ -16,7 +16,7 @@ from mmkernels.models.decoding import greedy
 from mmkernels.models.metrics import caption_scores
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
-from mmkernels.models.zoo.objectives.base import CHUNK, Objective, Score, Seen, Side
+from mmkernels.models.zoo.objectives.base import CHUNK, Example, Objective, Score, Seen, Side
 
 if TYPE_CHECKING:
     from mmkernels.models.zoo.batches import Draw
@@ -61,10 +61,18 @@ class Captioning(Objective):
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Exact matches and word F1 of greedy captions."""
-        captions = []
+        return caption_figures(self._captions(system, task, side, recipe), task, side.rows)
+
+    def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
+        """What it writes."""
+        captions = self._captions(system, task, side, recipe)
+        return [Example(row, task.captions[row][0], caption) for row, caption in zip(side.rows, captions)]
+
+    def _captions(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[str]:
+        captions: list[str] = []
         for pictures in side.pictures.split(CHUNK):
             captions += [task.tokenizer.decode(row) for row in self.write(system, task, pictures, recipe)]
-        return caption_figures(captions, task, side.rows)
+        return captions
 
     def write(self, system: System, task: Task, pictures: Tensor, recipe: TrainConfig) -> list[list[int]]:
         """A caption of each picture, (B, 3, S, S), as ids."""
@@ -106,8 +114,8 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
-    truth = [task.captions[i][0] for i in rows]
-    shuffled = caption_scores(captions[1:] + captions[:1], truth)
+    truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
+    shuffled = caption_scores(captions[half:] + captions[:half], truth)
     frequent = Counter(word for i in task.train for word in words(task.captions[i][0])).most_common(1)[0][0]
     constant = caption_scores([frequent] * len(truth), truth)
     model = caption_scores(captions, truth)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkernels.models.config import SystemConfig, TrainConfig
 from mmkernels.models.metrics import percent
-from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Example, Objective, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.task import UNKNOWN, majority_share
 
 if TYPE_CHECKING:
@@ -35,10 +35,18 @@ class Classification(Objective):
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy among the classes of training."""
-        said = in_chunks(lambda x: self.logits(system, system.see(x)).argmax(1), side.pictures)
+        said = self._said(system, side)
         right = (said == task.label_of[side.rows]).float().mean()
         majority = percent(majority_share([task.labels[i] for i in side.rows]))
         return [Score("accuracy", percent(right), percent(1 / len(task.classes)), majority)]
+
+    def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
+        """The class it takes a picture for."""
+        said = [task.classes[i] for i in self._said(system, side).tolist()]
+        return [Example(row, task.labels[row], label) for row, label in zip(side.rows, said)]
+
+    def _said(self, system: System, side: Side) -> Tensor:
+        return in_chunks(lambda x: self.logits(system, system.see(x)).argmax(1), side.pictures)
 
     def logits(self, system: System, pictures: Tensor) -> Tensor:
         """Tokens of pictures -> (B, classes)."""

@@ -11,7 +11,7 @@ from mmkernels.models.config import SystemConfig, TrainConfig
 from mmkernels.models.heads import ContrastiveHead
 from mmkernels.models.metrics import chance, recall
 from mmkernels.models.tokenizer import Tokens
-from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Example, Objective, Score, Seen, Side, in_chunks
 from mmkernels.ops.contrastive.api import contrastive_loss
 
 if TYPE_CHECKING:
@@ -56,12 +56,23 @@ class Contrastive(Objective):
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Retrieval both ways among the side's pictures and their texts (held out: name, tags, label; known: names)."""
+        similarity = self._similarity(system, task, side)
+        gold, guess = torch.arange(len(similarity)), chance(len(similarity))
+        both = {"image to text": recall(similarity, gold), "text to image": recall(similarity.T, gold)}
+        return [Score(f"{way} {k}", part[k], guess[k]) for way, part in both.items() for k in part]
+
+    def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
+        """The name of the text that fits best."""
+        best = self._similarity(system, task, side).argmax(1).tolist()
+        names = [task.captions[i][0] for i in side.rows]
+        return [Example(row, names[at], names[found]) for at, (row, found) in enumerate(zip(side.rows, best))]
+
+    def _similarity(self, system: System, task: Task, side: Side) -> Tensor:
+        """Cosine of the side's pictures (rows) and texts (columns)."""
         texts = [task.full_text(i) if side.name == "held_out" else task.captions[i][0] for i in side.rows]
         images = in_chunks(lambda x: self.embed_pictures(system, x), side.pictures)
         words = in_chunks(lambda ids, n: self.embed_texts(system, Tokens(ids, n)), *task.encode(texts, EVAL_TOKENS))
-        similarity, gold, guess = images @ words.T, torch.arange(len(images)), chance(len(images))
-        both = {"image to text": recall(similarity, gold), "text to image": recall(similarity.T, gold)}
-        return [Score(f"{way} {k}", part[k], guess[k]) for way, part in both.items() for k in part]
+        return images @ words.T
 
     def embed_pictures(self, system: System, pictures: Tensor) -> Tensor:
         """(B, 3, S, S) -> unit vectors."""

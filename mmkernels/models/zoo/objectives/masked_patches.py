@@ -66,8 +66,8 @@ class MaskedPatches(Objective):
             hidden = torch.rand(pixels.shape[:2], generator=generator) < JUDGE_SHARE
             texts, tags = None, None
             if system.interaction is not None:
-                texts = task.encode([task.captions[i][0] for i in rows], recipe.text_tokens)
-                tags = task.encode([" ".join(task.tags[i]) for i in rows], recipe.text_tokens)
+                texts = task.encode(task.texts(rows, system.config.tagged), recipe.text_tokens)
+                tags = task.encode(task.tag_texts(rows), recipe.text_tokens)
             ours += float((self._errors(system, pictures, hidden, texts, tags) * hidden).sum())
             visible = (~hidden)[..., None, None]
             mean = (pixels * visible).sum((1, 2), keepdim=True) / (visible.sum((1, 2), keepdim=True) * pixels.shape[2])

@@ -50,7 +50,7 @@ class MaskedWords(Objective):
     def draw(self, draw: Draw, held_out: bool) -> tuple[Masked, Masked | None]:
         assert draw.pairs is not None, "this objective is about pairs"
         share, task = draw.recipe.mask_share, draw.task
-        tags = hide(draw.pairs.tags, share, task, draw.rng) if self._tags(draw.config) else None
+        tags = hide(draw.pairs.tags, share, task, draw.rng) if draw.config.tagged else None
         return hide(draw.pairs.texts, share, task, draw.rng), tags
 
     def loss(self, system: System, seen: Seen, drawn: tuple[Masked, Masked | None]) -> Tensor:
@@ -61,12 +61,11 @@ class MaskedWords(Objective):
         return F.cross_entropy(logits, words)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Accuracy on one hidden word of each text; with a picture, of its name, whose tags and picture are shown."""
-        tagged = self._tags(system.config)
+        """Accuracy on one hidden word of each text: name, tags and label, or the name where tags have a segment."""
+        tagged, alone = system.config.tagged, system.interaction is None
         rng = random.Random(JUDGE_SEED)
-        full = system.interaction is None
-        texts = task.encode([task.full_text(i) if full else task.captions[i][0] for i in side.rows], recipe.text_tokens)
-        tags = task.encode([" ".join(task.tags[i]) for i in side.rows], recipe.text_tokens) if tagged else None
+        texts = task.encode(task.texts(side.rows, tagged), recipe.text_tokens)
+        tags = task.encode(task.tag_texts(side.rows), recipe.text_tokens) if tagged else None
         ids, places, words = texts.ids.clone(), [], []
         for row, length in enumerate(texts.lengths.tolist()):
             known = [at for at in range(1, length - 1) if ids[row, at] > UNK]
@@ -81,8 +80,8 @@ class MaskedWords(Objective):
             plain = None if tags is None else Masked(tags, torch.arange(0), torch.arange(0))
             return self.logits(system, everywhere, seen, plain).argmax(-1).view_as(ids)
 
-        said = in_chunks(guess, ids, texts.lengths, None if full else side.pictures, tags)
-        right = sum(int(said[place]) == word for place, word in zip(places, words)) / len(words)
+        guesses = in_chunks(guess, ids, texts.lengths, None if alone else side.pictures, tags)
+        right = sum(int(guesses[place]) == word for place, word in zip(places, words)) / len(words)
         majority = percent(majority_share([str(word) for word in words]))
         return [Score("accuracy", percent(right), percent(1 / task.tokenizer.size), majority)]
 
@@ -102,9 +101,6 @@ class MaskedWords(Objective):
             return config.text.blocks
         single = isinstance(config.interaction, SingleStreamConfig)
         return config.interaction.blocks if single else config.interaction.text  # type: ignore[union-attr]
-
-    def _tags(self, config: SystemConfig) -> bool:
-        return isinstance(config.interaction, SingleStreamConfig) and config.interaction.tags
 
 
 def hide(texts: Tokens, share: float, task: Task, rng: random.Random) -> Masked:

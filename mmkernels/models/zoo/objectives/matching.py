@@ -59,10 +59,11 @@ class Matching(Objective):
         return (F.softplus(-right).mean() + F.softplus(wrong).mean()) / 2
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Accuracy on each picture with its own name and with that of the next picture."""
-        texts = task.encode([task.captions[i][0] for i in side.rows], recipe.text_tokens)
-        tags = task.encode([" ".join(task.tags[i]) for i in side.rows], recipe.text_tokens)
-        others = Tokens(texts.ids.roll(1, 0), texts.lengths.roll(1, 0))
+        """Accuracy on each picture with its own text, and with that of a picture far away (neighbours are alike)."""
+        texts = task.encode(task.texts(side.rows, system.config.tagged), recipe.text_tokens)
+        tags = task.encode(task.tag_texts(side.rows), recipe.text_tokens)
+        half = len(side.rows) // 2
+        others = Tokens(texts.ids.roll(half, 0), texts.lengths.roll(half, 0))
 
         def says(pictures: Tensor, texts: Tokens, tags: Tokens) -> Tensor:
             return self._logits(system, texts, system.see(pictures), tags) > 0
