@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ TEXT_POOLS = ("mean", "first", "last")
 IMAGE_POOLS = ("mean", "class")
 POSITIONS = ("learned", "relative")
 LOOKS = ("gated", "cross")
+MIDDLE = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: as mean and spread it takes them to [-1, 1]
 SCHEDULES = ("cosine", "linear", "constant")
 NEGATIVES = ("hard", "batch")
 AUTOCASTS = (None, "bf16")
@@ -94,8 +96,72 @@ class CnnConfig:
 
 
 @dataclass(frozen=True)
+class StageConfig:
+    """A stage of EfficientNet: `blocks` alike, but that the first has the stride. `expand`: channels inside, times."""
+
+    channels: int
+    blocks: int = 1
+    kernel: int = 3
+    stride: int = 1
+    expand: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "kernel", "stride", "expand"):
+            at_least(name, getattr(self, name), 1)
+        one_of("stride", self.stride, (1, 2))
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig:
+    """An EfficientNet that reads its last feature map as tokens.
+
+    Args:
+        stem: channels of the first convolution, which halves the picture.
+        squeeze: channels that a block's channels are weighed by, as a share of what enters the block.
+        symmetric: numbers of the blocks with a stride that pad all four sides; the others pad more at right and bottom.
+        mean, spread: of the channels of RGB in [0, 1]; pictures are brought to zero mean and unit spread.
+    """
+
+    stages: tuple[StageConfig, ...]
+    stem: int = 32
+    side: int = 224
+    squeeze: float = 0.25
+    activation: str = "silu"
+    norm_eps: float = 1e-3
+    symmetric: tuple[int, ...] = ()
+    mean: tuple[float, float, float] = MIDDLE
+    spread: tuple[float, float, float] = MIDDLE
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages must hold at least one, got none")
+        at_least("stem", self.stem, 1)
+        at_least("side", self.side, self.patch)
+        one_of("activation", self.activation, ACTIVATIONS)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.stages[-1].channels
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a token's side."""
+        return 2 * math.prod(stage.stride for stage in self.stages)
+
+
+@dataclass(frozen=True)
 class VitConfig:
-    """A vision Transformer. `pool="class"` adds a class token before the patches; `embedding_norm` is CLIP's."""
+    """A vision Transformer.
+
+    Args:
+        pool: "class" adds a class token before the patches.
+        embedding_norm: of patches and positions, before the first block (CLIP).
+        pooler: a linear layer and tanh on the pooled vector.
+        mean, spread: of the channels of RGB in [0, 1]; pictures are brought to zero mean and unit spread.
+    """
 
     blocks: TransformerConfig = TransformerConfig()
     side: int = 32
@@ -103,6 +169,9 @@ class VitConfig:
     pool: str = "mean"
     patch_bias: bool = True
     embedding_norm: bool = False
+    pooler: bool = False
+    mean: tuple[float, float, float] = MIDDLE
+    spread: tuple[float, float, float] = MIDDLE
 
     def __post_init__(self) -> None:
         at_least("patch", self.patch, 1)
@@ -124,8 +193,9 @@ class TextConfig:
     """A text Transformer.
 
     `length`: number of learned positions; relative positions have `buckets` up to `max_distance` (T5). `pool` says
-    which vector stands for a text: the mean of its words, its first or its last token. `token_types` and
-    `embedding_norm` are BERT's. `final_norm` follows the last layer.
+    which vector stands for a text: the mean of its words, its first or its last token; `pooler` adds a linear layer and
+    tanh to it. `token_types` and `embedding_norm` are BERT's. `final_norm` follows the last layer. The embedding of
+    word number `pad` does not learn; None: all do.
     """
 
     blocks: TransformerConfig = TransformerConfig()
@@ -138,6 +208,8 @@ class TextConfig:
     token_types: int = 0
     embedding_norm: bool = False
     final_norm: bool = True
+    pooler: bool = False
+    pad: int | None = 0
 
     def __post_init__(self) -> None:
         at_least("length", self.length, 4)
@@ -211,12 +283,20 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """The space where pictures and texts are compared. `scale` multiplies the dot products at the start."""
+    """The space where pictures and texts are compared.
+
+    Args:
+        scale, largest_scale: what multiplies the dot products at the start, and at most; None: as much as is learnt.
+        temperature: learn the number that divides the dot products, not the logarithm of the one that multiplies them.
+        project_image: False where the pictures' vectors are in that space already (ALIGN).
+    """
 
     width: int = 128
     bias: bool = True
     scale: float = 14.0
-    largest_scale: float = 50.0
+    largest_scale: float | None = 50.0
+    temperature: bool = False
+    project_image: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,7 +307,7 @@ class SystemConfig:
     its words with the text tower's embedding (T5).
     """
 
-    image: CnnConfig | VitConfig | None = None
+    image: CnnConfig | VitConfig | EfficientNetConfig | None = None
     text: TextConfig | None = None
     interaction: SingleStreamConfig | CoAttentionConfig | None = None
     decoder: DecoderConfig | None = None
@@ -312,8 +392,8 @@ class TrainConfig:
 TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        TransformerConfig, CnnConfig, VitConfig, TextConfig, SingleStreamConfig, CoAttentionConfig, DecoderConfig,
-        ContrastiveConfig, SystemConfig, TrainConfig,
+        TransformerConfig, CnnConfig, StageConfig, EfficientNetConfig, VitConfig, TextConfig, SingleStreamConfig,
+        CoAttentionConfig, DecoderConfig, ContrastiveConfig, SystemConfig, TrainConfig,
     )
 }  # fmt: skip
 
