@@ -28,7 +28,8 @@ class Row(NamedTuple):
 
     def write(self, tensor: Tensor, count: int) -> list[Tensor]:
         """Ours to `count` of theirs: views."""
-        return list(tensor[(0,) * self.axes].chunk(count))  # type: ignore[arg-type]
+        part = tensor[(0,) * self.axes]
+        return [part] if count == 1 else list(part.chunk(count))
 
 
 class Match(NamedTuple):

@@ -265,8 +265,8 @@ T5_SWAPS = (
 ALIGN_SWAPS = (
     ("vision_model.encoder.blocks.0.depthwise_conv.depthwise_norm.running_mean",
      "vision_model.encoder.blocks.0.depthwise_conv.depthwise_norm.running_var"),
-    ("vision_model.encoder.blocks.1.expansion.expand_bn.weight",
-     "vision_model.encoder.blocks.1.depthwise_conv.depthwise_norm.weight"),
+    ("vision_model.encoder.blocks.2.expansion.expand_bn.weight",
+     "vision_model.encoder.blocks.2.depthwise_conv.depthwise_norm.weight"),
     ("text_model.encoder.layer.0.attention.self.key.weight", "text_model.encoder.layer.0.attention.self.value.weight"),
 )  # fmt: skip
 

@@ -135,7 +135,7 @@ def config(path, **changes):
         (lambda path: config(path, model_type="gpt2"), "model_type of .* must be one of clip, .*got 'gpt2'"),
         (lambda path: config(path, hidden_size="wide"), "cannot understand .*config.json"),
         (lambda path: config(path, num_attention_heads=5), "width must be a multiple of heads, got 48 and 5"),
-        (lambda path: config(path, hidden_size=96), r"has shape \(48.*, expected \(96"),
+        (lambda path: config(path, hidden_size=96), r"has shape \(1, 10, 48\), expected \(1, 10, 96\)"),
         (lambda path: config(path, num_hidden_layers=4), "tensors of vit are missing: vit.layers.3.layernorm_before"),
         (lambda path: config(path, num_hidden_layers=2), "not known to vit, .*: vit.encoder.layer.2.attention"),
         (damaged_weights, "model.safetensors is damaged, or not a safetensors file"),

@@ -153,7 +153,7 @@ def test_a_scale_above_the_largest_is_kept():
     with torch.no_grad():
         model.logit_scale.fill_(5.0)
     system = pretrained.from_transformers(model).system
-    assert float(system.heads["contrastive"].scale) == pytest.approx(148.41, rel=1e-4)
+    assert system.heads["contrastive"].scale.item() == pytest.approx(148.41, rel=1e-4)
     assert system.config.contrastive.largest_scale is None
 
 
