@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from mmkernels.models import pretrained
+import transformers as tf
+
+from mmkernels.models import presets, pretrained
 from mmkernels.models.presets import clip as clip_preset
 from mmkernels.models.pretrained.folder import pixels_of
-from tests.models.pretrained.cases import CASES, made
+from mmkernels.models.zoo.task import openmoji_task
+from mmkernels.models.zoo.training import Setup, Trainer
+from tests.models.pretrained.cases import CASES, VISION, made, randomize
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -151,3 +156,20 @@ def test_refused_folders(folder, damage, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         pretrained.from_folder(path)
     assert "\n" not in str(raised.value)
+
+
+def test_training_starts_from_a_folder(corpus, tmp_path):
+    """Every tower's tensor is taken; the head, of other classes, is drawn."""
+    torch.manual_seed(0)
+    vision = VISION | {"image_size": 32, "patch_size": 8}
+    model = randomize(tf.ViTForImageClassification(tf.ViTConfig(**vision, num_labels=3)))
+    model.save_pretrained(tmp_path)
+    task, recipe = openmoji_task(32, corpus), presets.PAGES["vit"].recipe
+    config = replace(pretrained.system_config(model.config), classes=None)
+    setup = Setup("vit", config, replace(recipe, batch=8), steps=1)
+    trainer = Trainer(task, setup, pretrained.start_weights(tmp_path))
+    assert set(trainer.model.state_dict()) - set(trainer.taken) == {
+        "heads.classification.weight", "heads.classification.bias"
+    }  # fmt: skip
+    assert torch.equal(trainer.model.image_tower.class_token, model.vit.embeddings.cls_token)
+    assert trainer.train_step().losses["classification"] > 0
