@@ -106,8 +106,12 @@ inline void read_row(Element element, const void* from, DType dtype, int64_t col
                      float* to) {
   int64_t filled = elements(element, columns);
   if (element == Element::kPair) {
+    const char* bytes = static_cast<const char*>(from);
+    const int64_t size = columns * element_size(dtype), vector = sizeof(Float), whole = size / vector * vector;
+    // vectors, since a call of memcpy a row costs as much as the row
+    for (int64_t b = 0; b < whole; b += vector) memcpy(reinterpret_cast<char*>(to) + b, bytes + b, sizeof(Float));
     if (columns % 2) to[filled - 1] = 0.0f;
-    memcpy(to, from, static_cast<size_t>(columns * element_size(dtype)));
+    memcpy(reinterpret_cast<char*>(to) + whole, bytes + whole, static_cast<size_t>(size - whole));
   } else {
     widen_run(from, dtype, columns, factor, to);
   }
@@ -132,7 +136,7 @@ inline void pair_rows(const void* high, const void* low, int64_t columns, int64_
 /// Asks for memory before it is needed: what will be read into the second-level cache, since the first is too small for
 /// what is under way; what will be written, into the first.
 template <bool writes = false>
-inline void prefetch_run(const void* from, int64_t bytes) {
+MMK_ALWAYS_INLINE void prefetch_run(const void* from, int64_t bytes) {
   // GCC takes a function of nothing but prefetches for one without effect, and leaves out calls of it; a fence is an effect
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   constexpr int64_t kLine = 64;

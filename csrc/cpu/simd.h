@@ -357,6 +357,21 @@ inline Float interleave_low(Float a, Float b) { return MMK_SHUFFLE(a, b, 0, 4, 1
 inline Float interleave_high(Float a, Float b) { return MMK_SHUFFLE(a, b, 2, 6, 3, 7); }
 #endif
 
+// Within every four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1, a2 a3 b2 b3.
+#if MMK_AVX512 || MMK_CODE == MMK_CODE_vec16
+#define MMK_SHUFFLE_FOURS(i, j, k, l) \
+  MMK_SHUFFLE(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12)
+#elif MMK_AVX2
+#define MMK_SHUFFLE_FOURS(i, j, k, l) MMK_SHUFFLE(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
+#else
+#define MMK_SHUFFLE_FOURS(i, j, k, l) MMK_SHUFFLE(a, b, i, j, k, l)
+#endif
+inline Float unpack_low(Float a, Float b) { return MMK_SHUFFLE_FOURS(0, kLanes, 1, kLanes + 1); }
+inline Float unpack_high(Float a, Float b) { return MMK_SHUFFLE_FOURS(2, kLanes + 2, 3, kLanes + 3); }
+inline Float join_low(Float a, Float b) { return MMK_SHUFFLE_FOURS(0, 1, kLanes, kLanes + 1); }
+inline Float join_high(Float a, Float b) { return MMK_SHUFFLE_FOURS(2, 3, kLanes + 2, kLanes + 3); }
+#undef MMK_SHUFFLE_FOURS
+
 /// The neighbours x[2i], x[2i + 1] of the numbers of two vectors, to the nearest bf16: the first is the high one.
 inline Float pair_neighbours(Float first, Float second) {
 #if MMK_AVX512_BF16
@@ -386,16 +401,60 @@ MMK_ALWAYS_INLINE void transpose_registers(Float column[kLanes]) {
   }
 }
 
-inline void load_columns(const float* from, int64_t from_stride, Float column[kLanes]) {
+inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  Float column[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) column[i] = load(from + i * from_stride);
   transpose_registers(column);
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, column[i]);
 }
 
-inline void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-  Float column[kLanes];
-  load_columns(from, from_stride, column);
-  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, column[i]);
+/// Four neighbours of every fourth of kLanes rows `stride` bytes apart: of 32 bits as they are, or 16-bit floats widened.
+template <DType dtype>
+MMK_ALWAYS_INLINE Float load_quads(const char* rows, int64_t stride) {
+  if constexpr (dtype != DType::kFloat32) {
+    uint64_t quad[kLanes / 4];
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes / 4; ++i) memcpy(&quad[i], rows + 4 * i * stride, sizeof quad[i]);
+    Half half;
+#if MMK_AVX512
+    half = (Half)_mm256_set_epi64x(static_cast<int64_t>(quad[3]), static_cast<int64_t>(quad[2]),
+                                   static_cast<int64_t>(quad[1]), static_cast<int64_t>(quad[0]));
+#elif MMK_AVX2
+    half = (Half)_mm_set_epi64x(static_cast<int64_t>(quad[1]), static_cast<int64_t>(quad[0]));
+#else
+    memcpy(&half, quad, sizeof half);
+#endif
+    return dtype == DType::kBFloat16 ? widen_bfloat16(half) : widen_float16(half);
+  } else {
+    const auto quad = [&](int row) { return reinterpret_cast<const float*>(rows + row * stride); };
+#if MMK_AVX512
+    __m512 all = _mm512_castps128_ps512(_mm_loadu_ps(quad(0)));
+    all = _mm512_mask_broadcast_f32x4(all, 0x00f0, _mm_loadu_ps(quad(4)));
+    all = _mm512_mask_broadcast_f32x4(all, 0x0f00, _mm_loadu_ps(quad(8)));
+    return (Float)_mm512_mask_broadcast_f32x4(all, 0xf000, _mm_loadu_ps(quad(12)));
+#elif MMK_AVX2
+    return (Float)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(quad(0))), _mm_loadu_ps(quad(4)), 1);
+#else
+    Float all;
+    for (int i = 0; i < kLanes; i += 4) memcpy(reinterpret_cast<char*>(&all) + 4 * i, quad(i), 16);
+    return all;
+#endif
+  }
+}
+
+/// Four neighbours of each of kLanes rows, as columns: a lane is a row.
+template <DType dtype>
+MMK_ALWAYS_INLINE void load_four_columns(const char* rows, int64_t stride, Float column[4]) {
+  Float row[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) row[i] = load_quads<dtype>(rows + i * stride, stride);
+  const Float low_01 = unpack_low(row[0], row[1]), high_01 = unpack_high(row[0], row[1]);
+  const Float low_23 = unpack_low(row[2], row[3]), high_23 = unpack_high(row[2], row[3]);
+  column[0] = join_low(low_01, low_23);
+  column[1] = join_high(low_01, low_23);
+  column[2] = join_low(high_01, high_23);
+  column[3] = join_high(high_01, high_23);
 }
 
 MMK_NAMESPACE_END

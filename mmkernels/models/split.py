@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,16 +66,16 @@ def concept(row: Emoji) -> str:
     return " ".join(base)
 
 
-def picture_similarity(rgba: Tensor) -> Tensor:
-    """Cosine between all pictures over white, 16 x 16 and centred: (N, N), zero diagonal."""
-    x = over(1.0, premultiplied(rgba, 16)).flatten(1)
+def picture_similarity(pictures: Tensor) -> Tensor:
+    """Cosine between all (premultiplied) pictures over white, 16 x 16 and centred: (N, N), zero diagonal."""
+    x = over(1.0, F.interpolate(pictures, (16, 16), mode="area")).flatten(1)
     x = F.normalize(x - x.mean(0), dim=1)
     return (x @ x.T).fill_diagonal_(0)
 
 
-def families(rows: list[Emoji], similarity: Tensor) -> list[int]:
-    """Family of each row: the transitive closure of "same concept" and "nearly the same picture"."""
-    parent = list(range(len(rows)))
+def closure(keys: Sequence[str], pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Family of each row, named by the row number of one member: rows of one key, and rows of a pair, are related."""
+    parent = list(range(len(keys)))
 
     def find(i: int) -> int:
         while parent[i] != i:
@@ -83,24 +84,29 @@ def families(rows: list[Emoji], similarity: Tensor) -> list[int]:
         return i
 
     first: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        parent[find(i)] = find(first.setdefault(concept(row), i))
-    for i, j in (similarity > NEAR_DUPLICATE).nonzero().tolist():
-        # Flags resemble each other and much else; they are one family already.
-        if "country-flag" not in (rows[i].subgroup, rows[j].subgroup):
-            parent[find(i)] = find(j)
-    return [find(i) for i in range(len(rows))]
+    for i, key in enumerate(keys):
+        parent[find(i)] = find(first.setdefault(key, i))
+    for i, j in pairs:
+        parent[find(i)] = find(j)
+    return [find(i) for i in range(len(keys))]
 
 
-def split_by_concept(rows: list[Emoji], rgba: Tensor, always_train: set[str]) -> Split:
-    """Holds out whole families, about 15 % of the rows that may be held out at all.
+def families(rows: list[Emoji], similarity: Tensor) -> list[int]:
+    """Family of each row: the transitive closure of "same concept" and "nearly the same picture"."""
+    near = (similarity > NEAR_DUPLICATE).nonzero().tolist()
+    # Flags resemble each other and much else; they are one family already.
+    pairs = [(i, j) for i, j in near if "country-flag" not in (rows[i].subgroup, rows[j].subgroup)]
+    return closure([concept(row) for row in rows], pairs)
+
+
+def hold_out(group: Sequence[int], pinned: set[int], largest: int = LARGEST_HELD_OUT) -> list[int]:
+    """The rows of whole families, about 15 % of those that are not pinned to training.
 
     Args:
-        always_train: names whose families stay in training (the vocabulary of the grid questions).
+        group: family of each row.
+        pinned: families that stay in training.
+        largest: members that a held-out family may have.
     """
-    similarity = picture_similarity(rgba)
-    group = families(rows, similarity)
-    pinned = {g for g, row in zip(group, rows) if concept(row) in PINNED or row.name in always_train}
     members = defaultdict(list)
     for i, g in enumerate(group):
         if g not in pinned:
@@ -110,9 +116,23 @@ def split_by_concept(rows: list[Emoji], rgba: Tensor, always_train: set[str]) ->
     random.Random(SPLIT_SEED).shuffle(order)
     held_out: set[int] = set()
     for g in order:
-        if len(held_out) < wanted and len(members[g]) <= LARGEST_HELD_OUT:
+        if len(held_out) < wanted and len(members[g]) <= largest:
             held_out.update(members[g])
-    return Split([i for i in range(len(rows)) if i not in held_out], sorted(held_out), group, similarity)
+    return sorted(held_out)
+
+
+def split_by_concept(rows: list[Emoji], rgba: Tensor, always_train: set[str]) -> Split:
+    """Holds out whole families, about 15 % of the rows that may be held out at all.
+
+    Args:
+        always_train: names whose families stay in training (the vocabulary of the grid questions).
+    """
+    similarity = picture_similarity(premultiplied(rgba, 16))
+    group = families(rows, similarity)
+    pinned = {g for g, row in zip(group, rows) if concept(row) in PINNED or row.name in always_train}
+    held_out = hold_out(group, pinned)
+    held = set(held_out)
+    return Split([i for i in range(len(rows)) if i not in held], held_out, group, similarity)
 
 
 def relatives_in_training(split: Split) -> Tensor:

@@ -278,3 +278,29 @@ def test_the_split_of_a_named_problem(run: Run) -> None:
         torch.set_num_threads(before)
     for name, tensor in unsplit.items():
         same_bits(name, split[name], tensor)
+
+
+@dtypes()
+@every_run
+def test_intervals_and_the_same_mask_written_out(run: Run, dtype: torch.dtype) -> None:
+    """Of a block that intervals cut, only the keys in between are multiplied; a dense mask has every key of it tested.
+
+    A dense mask that is one of intervals would be taken as such: the last row, which gives nothing to any gradient, is not.
+    """
+    start = torch.arange(ROWS) * 3
+    masks = {
+        "window": mmk.Mask.window(37, 20),
+        "odd ends": mmk.Mask.intervals(start.int(), (start + 1 + start % 89).clamp(max=KEYS).int()),
+        "lengths": mmk.Mask.key_lengths(torch.tensor([1, 353, 699])),
+    }
+    for name, mask in masks.items():
+        inputs = make(dtype, mask, softcap=5.0, dropout_p=0.3, seed=3)
+        ends = plain.cotangents(inputs)
+        for end in ends.values():
+            end[:, :, -1] = 0
+        visible = mask.to_dense(B, H, ROWS, KEYS).expand(B, H, ROWS, KEYS).clone()
+        visible[:, :, -1] = torch.arange(KEYS) % 3 == 0
+        expected = results(replace(inputs, mask=mmk.Mask.dense(visible)), run, ends)
+        for result, tensor in results(inputs, run, ends).items():
+            places = slice(0, -1 if result in ("out", "lse") else None)
+            same_bits(f"{name}: {result}", rows(tensor, places), rows(expected[result], places))

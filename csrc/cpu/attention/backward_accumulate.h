@@ -92,7 +92,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
   const Element element = element_of(p);
   if (to.query) {
     const float* ds = scratch.grads.by_keys + first;
-    const Staged& k = stage_by_keys(p, keys, scratch.staged);
+    const Staged k = stage_by_keys(p, scratch.staged);
     if (visible) {
       gemm_isolated(element, p.dim_qk, vectors, k.data, k.stride, ds, kRowStride, visible, kSlice, keys,
                     to.query_chunk + first, kRowStride);
@@ -102,6 +102,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     }
   }
   if (!to.key && !to.value) return;
+  const int64_t before = first_key % kBlockKeys;  // keys of the block that the tile does not see
   const int64_t offset = p.segments[segment].offset + first_key - to.first_key;
   int64_t& current = to.chunk_of[block_index(p, segment, first_key) - to.first_block];
   const int last = smaller(first + vectors * kLanes, tile.rows);
@@ -109,7 +110,7 @@ inline void add_products(const AttentionProblem& p, const TileScratch& rows, int
     const int64_t chunk = row_chunk(p, tile, begin);
     int end = last;
     while (row_chunk(p, tile, end - 1) != chunk) --end;  // rows are in order of their chunks
-    if (chunk != current && current >= 0) add_key_chunk(p, keys, offset, to);
+    if (chunk != current && current >= 0) add_key_chunk(p, scratch.staged.count, offset - before, to);
     current = chunk;
     const int32_t* seen = visible ? visible + (begin - first) : nullptr;
     if (to.key) {
@@ -215,8 +216,12 @@ inline float key_factor(const AttentionProblem& p) { return element_of(p) == Ele
 /// Sums of keys or values times the factor, to the rows of their gradient.
 inline void write_keys(const TensorView& grad, int64_t batch, int64_t head, int64_t row, int32_t keys, int64_t dim,
                        float factor, float* sums) {
-  const int64_t width = round_up(dim, kLanes);
+  constexpr int32_t kAhead = 16;  // rows: those of a packed tensor stand too far apart for the processor to foresee
+  const int64_t width = round_up(dim, kLanes), last = row + keys;
   for (float* from = sums; from < sums + keys * width; from += width, ++row) {
+    if (row + kAhead < last) {
+      prefetch_run<true>(row_of(grad, batch, head, row + kAhead), dim * element_size(grad.dtype));
+    }
     for (int64_t d = 0; d < width && factor != 1.0f; d += kLanes) store(from + d, load(from + d) * splat(factor));
     narrow_run(from, dim, const_cast<char*>(row_of(grad, batch, head, row)), grad.dtype);
   }

@@ -27,12 +27,21 @@ class Statistics {
   }
 };
 
-/// One block of keys and values, and which it is: (first key, segment, head, batch).
+/// One block of keys and values, which it is: (first key, segment, head, batch), and the first key that a tile sees.
 struct StagedBlock {
   float *keys, *values, *pairs_of_keys;
-  Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features]
-  Staged key_by_keys{nullptr, 0};             // [element of keys][feature], from stage_by_keys
+  Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features], from the first seen on
+  Staged key_by_keys{nullptr, 0};             // [element of keys][feature] of the whole block, from stage_by_keys
+  Staged whole_key{nullptr, 0}, whole_value{nullptr, 0};
   int64_t which[4] = {-1, -1, -1, -1};
+  int32_t count = 0, skipped = 0;  // keys of the block; of them those before the first seen
+
+  /// What the tile that comes next sees starts here.
+  void skip(int32_t keys_before) {
+    skipped = keys_before;
+    key = {whole_key.data + skipped * whole_key.stride, whole_key.stride};
+    value = {whole_value.data + skipped * whole_value.stride, whole_value.stride};
+  }
 };
 
 /// p (dropped) or ds of one block of keys as products want it. Floats stand where they were computed; see pair_weights.
@@ -156,23 +165,27 @@ inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segm
   const TensorView &key = p.segments[segment].key, &value = p.segments[segment].value;
   const int64_t batch = sequence.tensor_batch, head = tile.head_k, row = wanted[0];
   const bool short_tile = tile.padded <= 2 * kLanes;
-  staged.key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
-  staged.value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
-  staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.key;
+  staged.count = keys;
+  staged.whole_key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
+  staged.whole_value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
+  staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.whole_key;
+  const int64_t next = first + keys, left = segment_length(p, sequence, segment) - next;
+  prefetch_next(p, p.segments[segment], batch, head, row + keys, smaller<int64_t>(kBlockKeys, left));
 }
 
-/// The keys of the staged block for the product over keys, which only dq asks for.
-inline const Staged& stage_by_keys(const AttentionProblem& p, int32_t keys, StagedBlock& staged) {
+/// The keys of the staged block, from the first seen on, for the product over keys, which only dq asks for.
+inline Staged stage_by_keys(const AttentionProblem& p, StagedBlock& staged) {
   if (!staged.key_by_keys.data) {
     const int64_t row = staged.which[0], segment = staged.which[1], head = staged.which[2], batch = staged.which[3];
     staged.key_by_keys =
-        stage_pairs(p.segments[segment].key, batch, head, row, keys, p.dim_qk, p.dim_qk, staged.pairs_of_keys);
+        stage_pairs(p.segments[segment].key, batch, head, row, staged.count, p.dim_qk, p.dim_qk, staged.pairs_of_keys);
   }
-  return staged.key_by_keys;
+  const Staged& whole = staged.key_by_keys;
+  return {whole.data + elements(element_of(p), staged.skipped) * whole.stride, whole.stride};
 }
 
-/// For every block of the range in order: visit(slice, block) for each slice of the tile that sees a key of it, with the
-/// keys and values staged, then leave(segment, first, keys) if there was any.
+/// For every block of the range in order, as far as the tile sees its keys: visit(slice, block) for each slice of the tile
+/// that sees any, with the keys and values staged, then leave(segment, first, keys) if there was one.
 template <class Visit, class Leave>
 inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRange& range, BlockScratch& scratch,
                            const Visit& visit, const Leave& leave) {
@@ -181,17 +194,19 @@ inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRa
     load_intervals(p, s, tile);
     for (int64_t first = range.first; first < last; first += kBlockKeys) {
       const int32_t keys = static_cast<int32_t>(smaller<int64_t>(kBlockKeys, last - first));
+      const KeySpan span = visible_span(p, tile, 0, tile.padded, static_cast<int32_t>(first), keys);
       bool seen = false;
       for (int i = 0; i < tile.slices(); ++i) {
         const Slice slice = tile.slice(i);
-        if (prepare_block(p, tile, slice, s, static_cast<int32_t>(first), keys, scratch.block) == TileClass::kSkip) {
-          continue;
+        if (prepare_block(p, tile, slice, s, span, scratch.block) == TileClass::kSkip) continue;
+        if (!seen) {
+          stage_block(p, tile, s, first, keys, scratch.staged);
+          scratch.staged.skip(span.first - static_cast<int32_t>(first));
         }
-        if (!seen) stage_block(p, tile, s, first, keys, scratch.staged);
         seen = true;
         visit(slice, scratch.block);
       }
-      if (seen) leave(s, first, keys);
+      if (seen) leave(s, span.first, span.keys);
     }
   }
 }

@@ -129,11 +129,12 @@ void whole_pass(const AttentionProblem& p, const Threads& threads, const Statist
     }
     for (int64_t i; (i = claim.next()) >= 0;) {
       const int64_t head = i % p.heads_k, first_batch = plan.all_batches ? 0 : i / p.heads_k;
-      clear(dk, plan.longest_k * dk_width * batches);
-      clear(dv, plan.longest_k * dv_width * batches);
+      const int64_t keys = batches > 1 ? batches * plan.longest_k : sequence_of(p, first_batch).len_k;
+      clear(dk, keys * dk_width);
+      clear(dv, keys * dv_width);
       if (!one_chunk) {
-        clear(dk_chunk, plan.longest_k * dk_width * batches);
-        clear(dv_chunk, plan.longest_k * dv_width * batches);
+        clear(dk_chunk, keys * dk_width);
+        clear(dv_chunk, keys * dv_width);
       }
       for (int64_t block = 0; block < plan.blocks() * batches; ++block) chunk_of[block] = -1;
       for (Strip& strip : strips) {

@@ -6,15 +6,12 @@
 // (gemm.h, many_rows.h), so a row's bits do not tell which way it went.
 #pragma once
 
+#include "few_products.h"
 #include "key_block.h"
 #include "state.h"
 
 MMK_NAMESPACE_BEGIN
 namespace few {
-
-constexpr int kFewRows = kLanes / 2;        // beyond that, lanes that are rows are used well enough
-constexpr int kInRegisters = kFewRows / 2;  // rows whose logits are computed where keys are transposed
-constexpr int kKeyStride = kBlockKeys + 16;
 
 inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
@@ -69,67 +66,63 @@ inline Staged load_keys(const AttentionProblem& p, Element element, const Segmen
   return {whole, width};
 }
 
-/// logits[row][key] = q k of kLanes keys, whose columns never leave the registers. `ahead(d)` runs between features.
-template <int rows, Element element, class Ahead>
-inline void multiply_columns(const float* query, int64_t depth, const Staged& k, float factor, float* logits,
-                             const Ahead& ahead) {
-  Float sum[rows];
-  for (Float& s : sum) s = splat(0.0f);
-  for (int64_t d = 0; d < depth; d += kLanes) {
-    ahead(d);
-    Float column[kLanes];
-    load_columns(k.data + d, k.stride, column);
-    const auto add = [&](int i) {
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        sum[r] = multiply_add_elements<element>(splat(query[r * depth + d + i]), column[i], sum[r]);
-      }
+/// Logits of a block before bias and mask, of few rows: keys where they stand, in groups of `groups` vectors and then of
+/// one, the last ones through scratch. Decoding is bound by memory: the next block of keys and of values is asked for on
+/// the way.
+template <Element element, DType from, int groups>
+inline void multiply_block(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
+                           int32_t keys, bool in_place, Scratch& scratch) {
+  const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
+  const float factor = element == Element::kPair ? p.scale : 1.0f;
+  constexpr int most = from == DType::kFloat32 && element == Element::kFloat ? kFewRows / 2 : kFewRows;
+  for (int32_t first = 0; first < keys;) {
+    const bool several = in_place && first + groups * kLanes <= keys;
+    const int32_t count = several ? groups * kLanes : smaller(kLanes, keys - first);
+    const int64_t next = row + first + kBlockKeys, some = ceil_div(count, ceil_div(depth, kStep));
+    const Ahead keys_ahead(segment.key, tile, next, p.dim_qk, some, count);
+    const Ahead values_ahead(segment.value, tile, next, p.dim_v, some, count);
+    const auto ahead = [&](int64_t step) {
+      keys_ahead.ask(step);
+      values_ahead.ask(step);
     };
-    if (d + kLanes <= depth) {
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) add(i);
+    float* logits = scratch.logits + first;
+    const char* k = row_of(segment.key, batch, tile.head_k, row + first);
+    const int64_t stride = segment.key.row * element_size(segment.key.dtype);
+    if (several) {
+      multiply_columns_of<most, groups, element, from>(tile.rows, scratch.query, depth, k, stride, factor, logits,
+                                                       ahead);
+    } else if (in_place && count == kLanes) {
+      multiply_columns_of<most, 1, element, from>(tile.rows, scratch.query, depth, k, stride, factor, logits, ahead);
     } else {
-      for (int i = 0; i < depth - d; ++i) add(i);
+      const Staged staged = load_keys(p, element, segment, tile, row + first, count, scratch);
+      multiply_columns_of<most, 1, element, DType::kFloat32>(
+          tile.rows, scratch.query, depth, reinterpret_cast<const char*>(staged.data),
+          staged.stride * static_cast<int64_t>(sizeof(float)), factor, logits, ahead);
     }
-  }
-  for (int r = 0; r < rows; ++r) store(logits + r * kKeyStride, sum[r] * splat(factor));
-}
-
-template <int rows, Element element, class Ahead>
-inline void multiply_columns_of(int count, const float* query, int64_t depth, const Staged& k, float factor,
-                                float* logits, const Ahead& ahead) {
-  if constexpr (rows > 0) {
-    if (count == rows) {
-      multiply_columns<rows, element>(query, depth, k, factor, logits, ahead);
-    } else {
-      multiply_columns_of<rows - 1, element>(count, query, depth, k, factor, logits, ahead);
-    }
+    first += count;
   }
 }
 
-/// Logits of a block before bias and mask, of few rows. Decoding is bound by memory: the next block of keys and of values
-/// is asked for on the way, some rows at a time, since a burst of requests would wait for itself.
+/// The same for the types of the call.
 inline void multiply_in_registers(const AttentionProblem& p, const Segment& segment, const RowTile& tile, int64_t row,
                                   int32_t keys, Scratch& scratch) {
   const Element element = element_of(p);
-  const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
-  const int64_t some = ceil_div(kLanes * kLanes, depth);
-  for (int32_t first = 0; first < keys; first += kLanes) {
-    const int32_t count = smaller(kLanes, keys - first);
-    const Staged k = load_keys(p, element, segment, tile, row + first, count, scratch);
-    const auto ahead = [&](int64_t d) {
-      const int64_t begin = d / kLanes * some, rows = smaller<int64_t>(some, count - begin);
-      prefetch_rows(segment.key, batch, tile.head_k, row + first + begin + kBlockKeys, rows, p.dim_qk);
-      prefetch_rows(segment.value, batch, tile.head_k, row + first + begin + kBlockKeys, rows, p.dim_v);
-    };
-    float* logits = scratch.logits + first;
-    if constexpr (kBfloat16Pairs) {
-      if (element == Element::kPair) {
-        multiply_columns_of<kInRegisters, Element::kPair>(tile.rows, scratch.query, depth, k, p.scale, logits, ahead);
-        continue;
-      }
+  const bool whole = elements(element, p.dim_qk) % 4 == 0;
+  if constexpr (kBfloat16Pairs) {
+    if (element == Element::kPair) {
+      const bool in_place =
+          whole && stands_in_place(element, segment.key,
+                                   row_of(segment.key, tile.sequence.tensor_batch, tile.head_k, row), p.dim_qk);
+      return multiply_block<Element::kPair, DType::kFloat32, 2>(p, segment, tile, row, keys, in_place, scratch);
     }
-    multiply_columns_of<kInRegisters, Element::kFloat>(tile.rows, scratch.query, depth, k, 1.0f, logits, ahead);
+  }
+  switch (segment.key.dtype) {
+    case DType::kFloat32:
+      return multiply_block<Element::kFloat, DType::kFloat32, 2>(p, segment, tile, row, keys, whole, scratch);
+    case DType::kBFloat16:
+      return multiply_block<Element::kFloat, DType::kBFloat16, 1>(p, segment, tile, row, keys, whole, scratch);
+    case DType::kFloat16:
+      return multiply_block<Element::kFloat, DType::kFloat16, 1>(p, segment, tile, row, keys, whole, scratch);
   }
 }
 
@@ -313,16 +306,22 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    const auto multiply = tile.rows <= kInRegisters ? multiply_in_registers : multiply_in_scratch;
+    const bool in_registers = fit_registers(segment.key.dtype, tile.rows);
+    const auto multiply = in_registers ? multiply_in_registers : multiply_in_scratch;
     multiply(p, segment, tile, row, keys, scratch);
-    const Staged v = element == Element::kPair
-                         ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
-                         : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
     finish_logits(p, tile, block, scratch);
     if (p.dropout.active) fill_dropout(p, tile, block, scratch);
     softmax_block(p, tile, block, scratch, state);
     if (element == Element::kPair) pair_keys(tile, keys, scratch);
 
+    if (block.tile_class == TileClass::kFull && in_registers &&
+        add_values(element, segment.value, row_of(segment.value, batch, tile.head_k, row), keys, p.dim_v, tile.rows,
+                   scratch.logits, scratch.factor, state.acc, width)) {
+      continue;
+    }
+    const Staged v = element == Element::kPair
+                         ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, width, scratch.values)
+                         : stage_whole(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, scratch.values);
     const int64_t depth = elements(element, keys);
     if (block.tile_class == TileClass::kPartial && has_non_finite(element, v.data, v.stride, depth, p.dim_v)) {
       for (int r = 0; r < tile.rows; ++r) {

@@ -22,6 +22,37 @@ struct KeyBlock {
 
 // ---- visibility ----
 
+/// Some keys of a block, from a multiple of kSpanKeys behind its first on.
+struct KeySpan {
+  int32_t first, keys;
+};
+constexpr int32_t kSpanKeys = 4;  // a row's sum is four chains by key, and keys are multiplied in pairs
+
+/// The keys of [first, first + keys) between the first and the last that the intervals of some rows, whole vectors of them,
+/// let any of these see. What is left out are terms of weight 0: no bit depends on it, but of a bias's gradient, which
+/// sums runs of keys.
+inline KeySpan visible_span(const AttentionProblem& p, const RowTile& tile, int row, int rows, int32_t first,
+                            int32_t keys) {
+  if (!p.mask.start || p.bias.grad[0] || p.bias.grad[1]) return {first, keys};
+  const int32_t last = first + keys;
+  Int begins = splat(last), ends = splat(first);
+  for (int r = row; r < row + rows; r += kLanes) {
+    const Int start = load(tile.start + r), stop = load(tile.stop + r);
+    const Int meets = (Int)(start < splat(last)) & (Int)(stop > splat(first)) & (Int)(start < stop);
+    begins = select(meets & (Int)(start < begins), start, begins);
+    ends = select(meets & (Int)(stop > ends), stop, ends);
+  }
+  int32_t begin = last, end = first;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    begin = smaller<int32_t>(begin, begins[lane]);
+    end = larger<int32_t>(end, ends[lane]);
+  }
+  if (begin >= end) return {first, 0};
+  begin = larger(begin, first) - (larger(begin, first) - first) % kSpanKeys;
+  end = first + static_cast<int32_t>(round_up(smaller(end, last) - first, numbers_in(element_of(p))));
+  return {begin, smaller(end, last) - begin};  // whole pairs: a hidden key is no part of a visible one's element
+}
+
 inline void fill_visible(const RowTile& tile, const Slice& slice, KeyBlock& block) {
   for (int v = 0; v < slice.vectors; ++v) {
     const Int start = load(tile.start + slice.first + v * kLanes), stop = load(tile.stop + slice.first + v * kLanes);
@@ -184,14 +215,15 @@ inline void fill_bias(const AttentionProblem& p, const RowTile& tile, const Slic
   }
 }
 
-/// Classifies keys [first, first + keys) of the tile's current segment for one slice; kSkip touches nothing else.
+/// Classifies some keys of the tile's current segment for one slice; kSkip touches nothing else.
 inline TileClass prepare_block(const AttentionProblem& p, const RowTile& tile, const Slice& slice, int segment,
-                               int32_t first, int32_t keys, KeyBlock& block) {
+                               const KeySpan& span, KeyBlock& block) {
+  const int32_t keys = span.keys;
   block.segment = segment;
-  block.first = first;
+  block.first = span.first;
   block.keys = keys;
   block.tile_class =
-      classify_tile(tile.start + slice.first, tile.stop + slice.first, slice.rows(), first, first + keys);
+      classify_tile(tile.start + slice.first, tile.stop + slice.first, slice.rows(), span.first, span.first + keys);
   if (block.tile_class == TileClass::kSkip) return TileClass::kSkip;
   bool dense_matters = p.mask.visible != nullptr;
   if (dense_matters && p.mask.visible_stride[3] == 1 && keys == kBlockKeys && !tile.any_ignores_dense) {

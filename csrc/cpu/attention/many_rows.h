@@ -103,33 +103,37 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     int values_finite = -1;  // not looked at yet
     for (int i = 0; i < tile.slices(); ++i) {
       const Slice slice = tile.slice(i);
-      if (prepare_block(p, tile, slice, chunk.segment, first, keys, block) == TileClass::kSkip) continue;
+      const KeySpan span = visible_span(p, tile, slice.first, slice.rows(), first, keys);
+      if (prepare_block(p, tile, slice, chunk.segment, span, block) == TileClass::kSkip) continue;
       if (!k.data) {  // loaded at the first slice that sees a key of the block
         const int64_t row = sequence.first_key + first;
         const int64_t batch = sequence.tensor_batch;
         k = stage(element, segment.key, batch, tile.head_k, row, keys, p.dim_qk, short_tile, scratch.keys);
         v = pairs ? stage_pairs(segment.value, batch, tile.head_k, row, keys, p.dim_v, p.dim_v, scratch.values)
                   : stage(element, segment.value, batch, tile.head_k, row, keys, p.dim_v, short_tile, scratch.values);
+        prefetch_next(p, segment, batch, tile.head_k, row + keys, smaller(kBlockKeys, chunk.last - first - keys));
       }
       if (!started) reset(p, tile, state);
       started = true;
 
+      const float* key = k.data + (span.first - first) * k.stride;
+      const float* value = v.data + elements(element, span.first - first) * v.stride;
       float *logits = scratch.logits + slice.first, *keep = scratch.keep + slice.first;
-      multiply_query(p, element, keys, slice.vectors, k.data, k.stride, scratch.query + slice.first, kRowStride, logits,
-                     kRowStride);
+      multiply_query(p, element, span.keys, slice.vectors, key, k.stride, scratch.query + slice.first, kRowStride,
+                     logits, kRowStride);
       finish_logits(p, slice, block, logits, nullptr);
       if (p.dropout.active) fill_dropout(p, tile, slice, block, keep);
       float* factor = scratch.factor + slice.first;
       softmax_block(p, slice, block, logits, keep, state.row_max + slice.first, state.row_sum + slice.first, factor);
-      if (pairs) pair_keys(keys, slice.vectors, logits);
+      if (pairs) pair_keys(span.keys, slice.vectors, logits);
 
       float* acc = state.acc + slice.first;
       if (block.tile_class == TileClass::kPartial && values_finite < 0) {
         values_finite = !has_non_finite(element, v.data, v.stride, elements(element, keys), p.dim_v);
       }
       if (block.tile_class == TileClass::kFull || values_finite) {
-        gemm<Start::kRescale, Layout::kTransposed>(element, p.dim_v, slice.vectors, v.data, v.stride, logits,
-                                                   kRowStride, elements(element, keys), acc, kRowStride, factor);
+        gemm<Start::kRescale, Layout::kTransposed>(element, p.dim_v, slice.vectors, value, v.stride, logits, kRowStride,
+                                                   elements(element, span.keys), acc, kRowStride, factor);
       } else {  // NaN or Inf in values that some rows do not see
         for (int64_t d = 0; d < p.dim_v; ++d) {
           for (int w = 0; w < slice.rows(); w += kLanes) {
@@ -137,8 +141,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
             store(a, load(a) * load(factor + w));
           }
         }
-        gemm_isolated(element, p.dim_v, slice.vectors, v.data, v.stride, logits, kRowStride, block.visible, kSlice,
-                      keys, acc, kRowStride);
+        gemm_isolated(element, p.dim_v, slice.vectors, value, v.stride, logits, kRowStride, block.visible, kSlice,
+                      span.keys, acc, kRowStride);
       }
     }
   }

@@ -69,4 +69,11 @@ inline void prefetch_rows(const TensorView& t, int64_t batch, int64_t head, int6
   for (int64_t r = 0; r < rows; ++r) prefetch_run(first + r * stride, columns * element_size(t.dtype));
 }
 
+/// The same for a block of keys and their values, where rows stand apart: what follows each other the processor sees.
+inline void prefetch_next(const AttentionProblem& p, const Segment& segment, int64_t batch, int64_t head, int64_t row,
+                          int64_t rows) {
+  if (segment.key.row != p.dim_qk) prefetch_rows(segment.key, batch, head, row, rows, p.dim_qk);
+  if (segment.value.row != p.dim_v) prefetch_rows(segment.value, batch, head, row, rows, p.dim_v);
+}
+
 MMK_NAMESPACE_END
