@@ -9,7 +9,7 @@ The stages stand in rooms of their own:
 - concat-fusion: `fusion`
 - task heads: `heads`; `model` joins the rooms, `objectives` says what they learn
 
-and around them `training` (over `loop`), `checkpoint` (over `saved_run`), `evaluate`, `comparison`, `attention_maps`, `report`
-and `demo`. `presets` holds sizes and recipes, `zoo` other systems of the same parts.
+and around them `training` (over `loop`), `checkpoint` (over `saved_run`), `evaluate`, `comparison`, `attention_maps`,
+`report` and `demo`. `presets` holds sizes and recipes, `zoo` other systems of the same parts, `sources` other data.
 What the demo's data needs beyond torch is in the extra `mmkernels[demo]`.
 """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmkernels.models import figures
 from mmkernels.models.html_page import card, cards, page, paragraph, plot, section, table
-from mmkernels.models.openmoji import ATTRIBUTION
 from mmkernels.models.sealed import write_atomically
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.evaluate import SIDES, Scores, as_tables, sides_of
@@ -51,7 +50,7 @@ def render(story: Story) -> str:
             section("examples", "Examples", _examples(story, sides)),
             section("attention", "Where it looks", _attention(story, sides[1])),
             section("window", "Local attention", _windows(story.windows)),
-            f"<footer>{paragraph(ATTRIBUTION if story.task.corpus else '')}</footer>",
+            f"<footer>{paragraph(story.task.licence)}</footer>",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What a run is about: pictures, their texts and labels, and which of them are held out. Data comes in here alone."""
+"""What a run is about: pictures, their texts and labels, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor
 from mmkernels.models.augment import TRAINING_STRENGTH, augment
 from mmkernels.models.captions import MAX_TAGS, mixed_caption
 from mmkernels.models.corpus import Corpus, load_corpus
-from mmkernels.models.openmoji import over, premultiplied
+from mmkernels.models.openmoji import ATTRIBUTION, over, premultiplied
 from mmkernels.models.questions import HELD_OUT_KINDS, KINDS, SceneMaker
 from mmkernels.models.tokenizer import PAD, Tokens, WordTokenizer
 
@@ -40,6 +39,7 @@ class Task:
     held_out: list[int]
     tokenizer: WordTokenizer
     fingerprint: str
+    licence: str  # and whose they are
     corpus: Corpus | None = None
 
     @cached_property
@@ -133,36 +133,8 @@ def openmoji_task(side: int, corpus: Corpus | None = None) -> Task:
         held_out=corpus.held_out,
         tokenizer=corpus.tokenizer,
         fingerprint=corpus.fingerprint,
+        licence=ATTRIBUTION,
         corpus=corpus,
-    )
-
-
-class PictureSet(Protocol):
-    """What a source of data gives (`mmkernels.models.sources`), as far as a task needs it."""
-
-    pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
-    captions: list[tuple[str, ...]]  # one or more of each picture, the main one first
-    labels: list[str]
-    mirror: Tensor
-    train: list[int]
-    held_out: list[int]
-    fingerprint: str
-
-
-def task_of(data: PictureSet, side: int) -> Task:
-    """The task of any other pictures: they have captions and classes, and no tags; nothing is asked about them."""
-    texts = [" ".join([*data.captions[i], data.labels[i]]) for i in data.train]
-    same = data.pictures.shape[-1] == side
-    return Task(
-        pictures=data.pictures if same else F.interpolate(data.pictures, (side, side), mode="area"),
-        mirror=data.mirror,
-        captions=data.captions,
-        tags=[()] * len(data.labels),
-        labels=data.labels,
-        train=data.train,
-        held_out=data.held_out,
-        tokenizer=WordTokenizer.train(texts),
-        fingerprint=data.fingerprint,
     )
 
 
