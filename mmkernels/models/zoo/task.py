@@ -24,7 +24,7 @@ UNKNOWN = -1  # the label of a picture whose class training has not
 
 @dataclass(frozen=True)
 class Task:
-    """Columns with one entry per picture, and the two sides of the split.
+    """Columns with one entry per picture, and the two sides of the split. A label may be "", which is none.
 
     `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
     from the training side alone. `corpus` is there where the pictures are emoji, of which questions can be composed.
@@ -45,11 +45,11 @@ class Task:
     @cached_property
     def classes(self) -> list[str]:
         """The labels of training, in alphabetical order."""
-        return sorted({self.labels[i] for i in self.train})
+        return sorted({self.labels[i] for i in self.train} - {""})
 
     @cached_property
     def label_of(self) -> Tensor:
-        """(N,), the number of each picture's class, UNKNOWN where training has none such."""
+        """(N,), the number of each picture's class, UNKNOWN where it has no label, or training none such."""
         number = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([number.get(name, UNKNOWN) for name in self.labels])
 

@@ -82,6 +82,18 @@ def test_data_on_the_command_line(folder, capsys, tmp_path):
     assert "there is no source or folder" in capsys.readouterr().err
 
 
+def test_labels_that_are_missing(own):
+    """They are no class; a batch without any teaches nothing, and is not NaN."""
+    labels = ["" if i in own.train[1:] else label for i, label in enumerate(own.labels)]
+    some = replace(own, labels=labels)
+    assert some.classes == [own.labels[own.train[0]]] and set(some.label_of[own.train[1:]].tolist()) == {UNKNOWN}
+    page = PAGES["vit"]
+    trainer = Trainer(some, Setup("vit", page.small, replace(page.recipe, batch=4), 2))
+    batches = [trainer.batches.batch(index) for index in range(len(own.train) // 4)]
+    bare = next(batch for batch in batches if (batch.pairs.labels == UNKNOWN).all())
+    assert trainer.model.losses(bare, trainer.setup.recipe)["total"] == 0
+
+
 def test_questions_need_emoji(own):
     page = PAGES["uniter"]
     recipe = replace(page.recipe, objectives=(("vqa", 1.0),))
