@@ -16,12 +16,12 @@ from mmkernels.models.config import (
     StageConfig,
     SystemConfig,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
 )
 from mmkernels.models.presets.bert import VOCABULARY, bert_text
 from mmkernels.models.presets.clip import CAPTIONER
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 B0 = (
     StageConfig(16, 1, 3, 1, expand=1), StageConfig(24, 2, 3, 2), StageConfig(40, 2, 5, 2), StageConfig(80, 3, 3, 2),

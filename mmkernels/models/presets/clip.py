@@ -9,11 +9,11 @@ from mmkernels.models.config import (
     DecoderConfig,
     SystemConfig,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
     VitConfig,
 )
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the published pictures

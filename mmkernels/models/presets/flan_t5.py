@@ -6,8 +6,9 @@ Shazeer, "GLU variants improve Transformer", 2020; Chung et al., "Scaling instru
 
 from dataclasses import replace
 
-from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TrainConfig, TransformerConfig
+from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def system(blocks: TransformerConfig, vocabulary: int | None = None) -> SystemConfig:
