@@ -6,14 +6,74 @@ Sources: Tan and Le, "EfficientNet: rethinking model scaling for convolutional n
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkernels.models.config import EfficientNetConfig, StageConfig
+from mmkernels.models.config import ACTIVATIONS, MIDDLE, at_least, one_of
 from mmkernels.models.pixels import Standardize
 from mmkernels.models.transformer import ACTIVATION_MODULES
 
 MOMENTUM = 0.01  # share of a batch in the running statistics
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stage of EfficientNet: `blocks` alike, but that the first has the stride. `expand`: channels inside, times."""
+
+    channels: int
+    blocks: int = 1
+    kernel: int = 3
+    stride: int = 1
+    expand: int = 6
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "blocks", "kernel", "stride", "expand"):
+            at_least(name, getattr(self, name), 1)
+        one_of("stride", self.stride, (1, 2))
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig:
+    """An EfficientNet that reads its last feature map as tokens.
+
+    Args:
+        stem: channels of the first convolution, which halves the picture.
+        squeeze: channels that a block's channels are weighed by, as a share of what enters the block.
+        symmetric: numbers of the blocks with a stride that pad all four sides; the others pad more at right and bottom.
+        mean, spread: of the channels of RGB in [0, 1]; pictures are brought to zero mean and unit spread.
+    """
+
+    stages: tuple[StageConfig, ...]
+    stem: int = 32
+    side: int = 224
+    squeeze: float = 0.25
+    activation: str = "silu"
+    norm_eps: float = 1e-3
+    symmetric: tuple[int, ...] = ()
+    mean: tuple[float, float, float] = MIDDLE
+    spread: tuple[float, float, float] = MIDDLE
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages must hold at least one, got none")
+        at_least("stem", self.stem, 1)
+        at_least("side", self.side, self.patch)
+        one_of("activation", self.activation, ACTIVATIONS)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.stages[-1].channels
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a token's side."""
+        return 2 * math.prod(stage.stride for stage in self.stages)
 
 
 class NormedConvolution(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mmkernels.bias import RelativeBias
 from mmkernels.mask import Mask
-from mmkernels.models.config import CnnConfig, EfficientNetConfig, TextConfig, VitConfig
-from mmkernels.models.efficient_net import EfficientNetTower
+from mmkernels.models.config import CnnConfig, TextConfig, VitConfig
+from mmkernels.models.efficient_net import EfficientNetConfig, EfficientNetTower
 from mmkernels.models.pixels import Standardize
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.transformer import TransformerBlock, both, local, make_norm

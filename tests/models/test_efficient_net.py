@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkernels.models.config import ContrastiveConfig, EfficientNetConfig, StageConfig
-from mmkernels.models.efficient_net import EfficientNetTower
+from mmkernels.models.config import ContrastiveConfig
+from mmkernels.models.efficient_net import EfficientNetConfig, EfficientNetTower, StageConfig
 from mmkernels.models.heads import ContrastiveHead
 from mmkernels.models.presets.align import B0, scaled_channels, scaled_stages
 

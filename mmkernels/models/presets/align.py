@@ -9,15 +9,8 @@ text tower is a BERT-base, as in the open model.
 import math
 from dataclasses import replace
 
-from mmkernels.models.config import (
-    CnnConfig,
-    ContrastiveConfig,
-    EfficientNetConfig,
-    StageConfig,
-    SystemConfig,
-    TextConfig,
-    TransformerConfig,
-)
+from mmkernels.models.config import CnnConfig, ContrastiveConfig, SystemConfig, TextConfig, TransformerConfig
+from mmkernels.models.efficient_net import EfficientNetConfig, StageConfig
 from mmkernels.models.presets.bert import VOCABULARY, bert_text
 from mmkernels.models.presets.clip import CAPTIONER
 from mmkernels.models.presets.page import Page

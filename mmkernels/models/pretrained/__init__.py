@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from mmkernels.models.config import EfficientNetConfig, SystemConfig, VitConfig
+from mmkernels.models.config import SystemConfig, VitConfig
+from mmkernels.models.efficient_net import EfficientNetConfig
 from mmkernels.models.pretrained import align, bert, clip, loading, t5, vit
 from mmkernels.models.pretrained.architecture import Architecture
 from mmkernels.models.pretrained.folder import Channels, read_folder

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import ContrastiveConfig, EfficientNetConfig, StageConfig, SystemConfig
+from mmkernels.models.config import ContrastiveConfig, SystemConfig
+from mmkernels.models.efficient_net import EfficientNetConfig, StageConfig
 from mmkernels.models.presets.align import B0_STEM, scaled_channels
 from mmkernels.models.pretrained import bert
 from mmkernels.models.pretrained.architecture import (
