@@ -1,9 +1,12 @@
-"""The sizes of every part of the zoo: frozen, checked when made, and JSON both ways (the header of a checkpoint)."""
+"""The sizes of every part of the zoo: frozen, and checked when they are made; `serial` turns them into JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmkernels.models.efficient_net import EfficientNetConfig
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 NORMS = ("layer", "rms")
@@ -11,9 +14,7 @@ TEXT_POOLS = ("mean", "first", "last")
 IMAGE_POOLS = ("mean", "class")
 POSITIONS = ("learned", "relative")
 LOOKS = ("gated", "cross")
-SCHEDULES = ("cosine", "linear", "constant")
-NEGATIVES = ("hard", "batch")
-AUTOCASTS = (None, "bf16")
+MIDDLE = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: as mean and spread it takes them to [-1, 1]
 
 
 def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
@@ -95,7 +96,14 @@ class CnnConfig:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A vision Transformer. `pool="class"` adds a class token before the patches; `embedding_norm` is CLIP's."""
+    """A vision Transformer.
+
+    Args:
+        pool: "class" adds a class token before the patches.
+        embedding_norm: of patches and positions, before the first block (CLIP).
+        pooler: a linear layer and tanh on the pooled vector.
+        mean, spread: of the channels of RGB in [0, 1]; pictures are brought to zero mean and unit spread.
+    """
 
     blocks: TransformerConfig = TransformerConfig()
     side: int = 32
@@ -103,6 +111,9 @@ class VitConfig:
     pool: str = "mean"
     patch_bias: bool = True
     embedding_norm: bool = False
+    pooler: bool = False
+    mean: tuple[float, float, float] = MIDDLE
+    spread: tuple[float, float, float] = MIDDLE
 
     def __post_init__(self) -> None:
         at_least("patch", self.patch, 1)
@@ -124,8 +135,9 @@ class TextConfig:
     """A text Transformer.
 
     `length`: number of learned positions; relative positions have `buckets` up to `max_distance` (T5). `pool` says
-    which vector stands for a text: the mean of its words, its first or its last token. `token_types` and
-    `embedding_norm` are BERT's. `final_norm` follows the last layer.
+    which vector stands for a text: the mean of its words, its first or its last token; `pooler` adds a linear layer and
+    tanh to it. `token_types` and `embedding_norm` are BERT's. `final_norm` follows the last layer. The embedding of
+    word number `pad` does not learn; None: all do.
     """
 
     blocks: TransformerConfig = TransformerConfig()
@@ -138,6 +150,8 @@ class TextConfig:
     token_types: int = 0
     embedding_norm: bool = False
     final_norm: bool = True
+    pooler: bool = False
+    pad: int | None = 0
 
     def __post_init__(self) -> None:
         at_least("length", self.length, 4)
@@ -211,12 +225,20 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """The space where pictures and texts are compared. `scale` multiplies the dot products at the start."""
+    """The space where pictures and texts are compared.
+
+    Args:
+        scale, largest_scale: what multiplies the dot products at the start, and at most; None: as much as is learnt.
+        temperature: learn the number that divides the dot products, not the logarithm of the one that multiplies them.
+        project_image: False where the pictures' vectors are in that space already (ALIGN).
+    """
 
     width: int = 128
     bias: bool = True
     scale: float = 14.0
-    largest_scale: float = 50.0
+    largest_scale: float | None = 50.0
+    temperature: bool = False
+    project_image: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,7 +249,7 @@ class SystemConfig:
     its words with the text tower's embedding (T5).
     """
 
-    image: CnnConfig | VitConfig | None = None
+    image: CnnConfig | VitConfig | EfficientNetConfig | None = None
     text: TextConfig | None = None
     interaction: SingleStreamConfig | CoAttentionConfig | None = None
     decoder: DecoderConfig | None = None
@@ -248,101 +270,6 @@ class SystemConfig:
             raise ValueError("interaction needs an image tower and a text tower")
         if self.shared_words and (self.text is None or self.decoder is None):
             raise ValueError("shared_words needs a text tower and a decoder")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a system learns.
-
-    Args:
-        objectives: names and weights.
-        batch: pictures of a micro-batch; `accumulate` of them make a step.
-        grids: composed pictures of a micro-batch of questions, four questions each.
-        rate, schedule, warm_up: peak of the learning rate, how it falls, and the share of the steps in which it rises.
-        mask_share: of words and of patches that are hidden.
-        noise: share of the pairs whose text is another picture's.
-        negatives: of matching: "hard", of the same class where the batch has one, or "batch", any other of the batch.
-        media: pictures that a text speaks of, one after the other.
-        autocast: "bf16", or None for fp32.
-        patience: evaluations of the held-out loss without a new best one before training stops; None: never.
-    """
-
-    objectives: tuple[tuple[str, float], ...]
-    batch: int = 64
-    accumulate: int = 1
-    grids: int = 16
-    rate: float = 1e-3
-    schedule: str = "cosine"
-    warm_up: float = 0.1
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = 1.0
-    smoothing: float = 0.0
-    text_tokens: int = 16
-    mask_share: float = 0.2
-    noise: float = 0.0
-    negatives: str = "hard"
-    media: int = 1
-    autocast: str | None = None
-    compile: bool = False
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "accumulate", "grids", "media"):
-            at_least(name, getattr(self, name), 1)
-        at_least("text_tokens", self.text_tokens, 4)
-        for name in ("warm_up", "smoothing", "mask_share", "noise"):
-            share(name, getattr(self, name))
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("negatives", self.negatives, NEGATIVES)
-        one_of("autocast", self.autocast, AUTOCASTS)
-        if self.patience is not None:
-            at_least("patience", self.patience, 1)
-        if not self.objectives:
-            raise ValueError("objectives must name at least one, got none")
-        for name, weight in self.objectives:
-            if not 0 < weight < float("inf"):
-                raise ValueError(f"the weight of {name} must be positive, got {weight}")
-        if self.batch % self.media:
-            raise ValueError(f"batch must be a multiple of media, got {self.batch} and {self.media}")
-        if not 0 < self.rate < float("inf"):
-            raise ValueError(f"rate must be positive, got {self.rate}")
-
-
-TYPES: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        TransformerConfig, CnnConfig, VitConfig, TextConfig, SingleStreamConfig, CoAttentionConfig, DecoderConfig,
-        ContrastiveConfig, SystemConfig, TrainConfig,
-    )
-}  # fmt: skip
-
-
-def to_json(value: Any) -> Any:
-    """A configuration as plain values; every part names its type."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{f.name: to_json(getattr(value, f.name)) for f in fields(value)}}
-    return [to_json(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def from_json(value: Any) -> Any:
-    """What `to_json` was given.
-
-    Raises:
-        ValueError: a type or a field that this version does not know.
-    """
-    if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    kind = TYPES.get(value.get("type", ""))
-    if kind is None:
-        raise ValueError(f"type must be one of {', '.join(TYPES)}, got {value.get('type')!r}")
-    known = {f.name for f in fields(kind)}
-    strange = sorted(value.keys() - known - {"type"})
-    if strange:
-        raise ValueError(f"{kind.__name__} has no field {', '.join(strange)}")
-    return kind(**{name: from_json(item) for name, item in value.items() if name != "type"})
 
 
 def with_dropout(value: Any, dropout: float) -> Any:
