@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,6 @@ class Task:
     captions: list[tuple[str, ...]]
     tags: list[tuple[str, ...]]
     labels: list[str]
-    groups: list[int]  # families: what shares one is never on both sides
     train: list[int]
     held_out: list[int]
     tokenizer: WordTokenizer
@@ -129,12 +129,40 @@ def openmoji_task(side: int, corpus: Corpus | None = None) -> Task:
         captions=[(row.name,) for row in rows],
         tags=[row.tags for row in rows],
         labels=[row.subgroup for row in rows],
-        groups=corpus.split.group,
         train=corpus.train,
         held_out=corpus.held_out,
         tokenizer=corpus.tokenizer,
         fingerprint=corpus.fingerprint,
         corpus=corpus,
+    )
+
+
+class PictureSet(Protocol):
+    """What a source of data gives (`mmkernels.models.sources`), as far as a task needs it."""
+
+    pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
+    captions: list[tuple[str, ...]]  # one or more of each picture, the main one first
+    labels: list[str]
+    mirror: Tensor
+    train: list[int]
+    held_out: list[int]
+    fingerprint: str
+
+
+def task_of(data: PictureSet, side: int) -> Task:
+    """The task of any other pictures: they have captions and classes, and no tags; nothing is asked about them."""
+    texts = [" ".join([*data.captions[i], data.labels[i]]) for i in data.train]
+    same = data.pictures.shape[-1] == side
+    return Task(
+        pictures=data.pictures if same else F.interpolate(data.pictures, (side, side), mode="area"),
+        mirror=data.mirror,
+        captions=data.captions,
+        tags=[()] * len(data.labels),
+        labels=data.labels,
+        train=data.train,
+        held_out=data.held_out,
+        tokenizer=WordTokenizer.train(texts),
+        fingerprint=data.fingerprint,
     )
 
 

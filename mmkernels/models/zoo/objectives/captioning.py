@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mmkernels.mask import Mask
 from mmkernels.models.captions import words
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
 from mmkernels.models.metrics import caption_scores
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
 from mmkernels.models.zoo.objectives.base import CHUNK, Example, Objective, Score, Seen, Side

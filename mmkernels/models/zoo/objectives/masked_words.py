@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkernels.models.config import SingleStreamConfig, SystemConfig, TrainConfig
+from mmkernels.models.config import SingleStreamConfig, SystemConfig
 from mmkernels.models.heads import MaskedWordHead
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import UNK, Tokens
 from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.task import majority_share

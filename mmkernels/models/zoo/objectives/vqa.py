@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.batches import VqaBatch, vqa_batch
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.fusion import AnswerFusion
 from mmkernels.models.heads import AnswerHead
 from mmkernels.models.metrics import accuracy, majority
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side
 from mmkernels.models.zoo.task import padded
