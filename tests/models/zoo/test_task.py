@@ -9,41 +9,43 @@ import pytest
 import torch
 
 from mmkernels.models.presets import PAGES
+from mmkernels.models.sources.task import task_of
 from mmkernels.models.zoo.evaluate import evaluate
-from mmkernels.models.zoo.task import UNKNOWN, Task, openmoji_task, task_of
+from mmkernels.models.zoo.task import UNKNOWN, Task, openmoji_task
 from mmkernels.models.zoo.training import Setup, Trainer
 
 
 @pytest.fixture
 def own() -> Task:
-    """Forty discs in four colours, as a source would give them, of 20 pixels each."""
+    """Forty discs in four colours, as a source would give them, of 32 pixels each."""
     torch.manual_seed(0)
     colours = ["red", "green", "blue", "grey"]
-    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     pictures, captions, labels = [], [], []
     for i in range(40):
-        alpha = ((x - 10) ** 2 + (y - 10) ** 2 < (3 + i // 8) ** 2).float()
+        alpha = ((x - 16) ** 2 + (y - 16) ** 2 < (5 + 2 * (i // 8)) ** 2).float()
         tint = torch.eye(4)[i % 4][:3, None, None] if i % 4 < 3 else torch.full((3, 1, 1), 0.5)
         pictures.append(torch.cat([tint * alpha, alpha[None]]))
         captions.append((f"a {colours[i % 4]} disc of size {i // 8}", f"something {colours[i % 4]}"))
         labels.append(colours[i % 4])
     data = SimpleNamespace(
         pictures=torch.stack(pictures), captions=captions, labels=[*labels[:-1], "unheard of"],
-        mirror=torch.ones(40, dtype=torch.bool), train=list(range(32)), held_out=list(range(32, 40)), fingerprint="own",
+        mirror=torch.ones(40, dtype=torch.bool), train=list(range(32)), held_out=list(range(32, 40)),
+        fingerprint="own", licence="mine",
     )  # fmt: skip
-    return task_of(data, 32)
+    return task_of(data)
 
 
 def test_openmoji(corpus, task):
-    assert torch.equal(task.pictures, corpus.pictures) and task.train == corpus.train
+    assert torch.equal(task.media.pictures, corpus.pictures) and task.train == corpus.train
     assert task.captions[3] == (corpus.rows[3].name,) and task.tags[3] == corpus.rows[3].tags
     assert torch.equal(task.label_of, corpus.subgroup_of) and task.classes == corpus.subgroups
     assert task.mask_word == corpus.tokenizer.size and task.vocabulary == corpus.tokenizer.size + 2
-    assert openmoji_task(48, corpus).pictures.shape[-2:] == (48, 48)
+    assert openmoji_task(48, corpus).media.pictures.shape[-2:] == (48, 48)
 
 
 def test_own_pictures(own):
-    assert own.pictures.shape == (40, 4, 32, 32) and own.classes == ["blue", "green", "grey", "red"]
+    assert own.media.pictures.shape == (40, 4, 32, 32) and own.classes == ["blue", "green", "grey", "red"]
     assert own.label_of[-1] == UNKNOWN and own.label_of[0] == 3
     assert "disc" in own.tokenizer and "unheard" not in own.tokenizer, "vocabulary comes from training alone"
     with pytest.raises(ValueError, match="questions are composed of emoji"):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.mask import Mask
-from mmkernels.models.captions import words
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
 from mmkernels.models.metrics import caption_scores
@@ -116,8 +115,10 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
     truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
-    shuffled = caption_scores(captions[half:] + captions[:half], truth)
-    frequent = Counter(word for i in task.train for word in words(task.captions[i][0])).most_common(1)[0][0]
-    constant = caption_scores([frequent] * len(truth), truth)
-    model = caption_scores(captions, truth)
+    words = task.tokenizer.words
+    shuffled = caption_scores(captions[half:] + captions[:half], truth, words)
+    count = Counter(word for i in task.train for word in words(task.captions[i][0]))
+    frequent = max(count, key=count.__getitem__, default="")  # no caption may have a word
+    constant = caption_scores([frequent] * len(truth), truth, words)
+    model = caption_scores(captions, truth, words)
     return [Score(measure, model[measure], shuffled[measure], constant[measure]) for measure in ("word F1", "exact")]

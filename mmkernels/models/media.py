@@ -1,0 +1,20 @@
+"""The tower of whatever texts are about."""
+
+from __future__ import annotations
+
+from mmkernels.models.audio import AudioTower
+from mmkernels.models.config import AudioConfig, MediaConfig, VideoConfig
+from mmkernels.models.towers import CnnTower, VitTower, image_tower
+from mmkernels.models.video import VideoTower
+
+MediaTower = CnnTower | VitTower | VideoTower | AudioTower
+"""From media to tokens (B, `prefix` + N, width), and by `pool` to one vector each."""
+
+
+def media_tower(config: MediaConfig, backend: str | None) -> MediaTower:
+    """The tower of a configuration."""
+    if isinstance(config, VideoConfig):
+        return VideoTower(image_tower(config.picture, backend), config.frames, config.width, backend)
+    if isinstance(config, AudioConfig):
+        return AudioTower(config.blocks, patch=config.patch, seconds=config.seconds, backend=backend)
+    return image_tower(config, backend)
