@@ -1,4 +1,4 @@
-"""What a run is about: pictures, their texts and labels, and which of them are held out. Data comes in here alone."""
+"""What a run is about: pictures, their texts and labels, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +59,9 @@ class Pictures:
 class Task:
     """Columns with one entry per row, a picture or another medium, and the two sides of the split.
 
-    `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
-    from the training side alone. `corpus` is there where the media are emoji, of which questions can be composed;
-    `narrations` where they are clips: what each frame shows, one after the other.
+    `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it; a label may be "", which is
+    none. Vocabulary and classes come from the training side alone. `corpus` is there where the media are emoji, of
+    which questions can be composed; `narrations` where they are clips: what each frame shows, one after the other.
 
     An evaluation looks at every `stride`-th row of training in a view that training never drew, and at each row `takes`
     times, where a row is a different medium each time.
@@ -76,7 +75,7 @@ class Task:
     held_out: list[int]
     tokenizer: WordTokenizer
     fingerprint: str
-    licence: str = ""
+    licence: str = ""  # and whose the media are
     corpus: Corpus | None = None
     narrations: list[str] | None = None
     stride: int = 3
@@ -90,11 +89,11 @@ class Task:
     @cached_property
     def classes(self) -> list[str]:
         """The labels of training, in alphabetical order."""
-        return sorted({self.labels[i] for i in self.train})
+        return sorted({self.labels[i] for i in self.train} - {""})
 
     @cached_property
     def label_of(self) -> Tensor:
-        """(N,), the number of each picture's class, UNKNOWN where training has none such."""
+        """(N,), the number of each picture's class, UNKNOWN where it has no label, or training none such."""
         number = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([number.get(name, UNKNOWN) for name in self.labels])
 

@@ -31,8 +31,10 @@ class Classification(Objective):
         return nn.Linear(system.config.image.width, system.sizes.classes)
 
     def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
-        logits = self.logits(system, seen.pictures())
-        return F.cross_entropy(logits, seen.pairs.labels, ignore_index=UNKNOWN, label_smoothing=seen.recipe.smoothing)
+        logits, labels = self.logits(system, seen.pictures()), seen.pairs.labels
+        smoothing, known = seen.recipe.smoothing, (labels != UNKNOWN).sum()
+        losses = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="sum")
+        return losses / known.clamp(min=1)  # a batch may have no label at all
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy among the classes of training."""
