@@ -22,7 +22,7 @@ from mmkernels.models.sealed import prepare_folder
 from mmkernels.models.tables import Table, print_tables
 from mmkernels.models.zoo import evaluate as evaluation
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
-from mmkernels.models.zoo.data import data_of, load_task
+from mmkernels.models.zoo.data import data_of, task_and_notes
 from mmkernels.models.zoo.log import LOG_NAME, write_log
 from mmkernels.models.zoo.objectives import choose, parse
 from mmkernels.models.zoo.report import Story, write_report
@@ -64,7 +64,7 @@ def train(args: argparse.Namespace, path: Path) -> int:
         Backends.choose(args.backend)
         saved = ZooCheckpoint.load(path)
         data = data_now(args, saved)
-        trainer = Trainer.resume(path, _task(saved.config, data, "train"), args.backend, data)
+        trainer = Trainer.resume(path, load_task(saved.config, data), args.backend, data)
     else:
         trainer = _new_trainer(args, path)
     setup, names = trainer.setup, trainer.loss_names
@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace, path: Path) -> int:
         prepare_folder(Path(args.report).parent)
     loop.configure_torch(args.threads)
     saved.data = data_now(args, saved)
-    task = _task(saved.config, saved.data, "eval")
+    task = load_task(saved.config, saved.data, "eval")
     saved.check_data(task, path)
     system = saved.build_model(args.backend)
     if saved.step < saved.steps and not saved.stopped:
@@ -146,9 +146,13 @@ def start_weights(path: Path) -> dict[str, Tensor]:
     return ZooCheckpoint.load(path).model
 
 
-def _task(config: SystemConfig, data: DataConfig, command: str) -> Task:
-    """Loads the data, and says what of it was left out: the first notes, and how many there are."""
-    task, notes = load_task(config, data)
+def load_task(config: SystemConfig, data: DataConfig, command: str = "train") -> Task:
+    """The data of a system; says what of it was left out: the first notes, and how many there are.
+
+    Raises:
+        ValueError: as `task_and_notes`.
+    """
+    task, notes = task_and_notes(config, data)
     for text in notes[:SHOWN_NOTES]:
         note(f"{data.name}: {text}", command)
     if len(notes) > SHOWN_NOTES:
@@ -188,7 +192,7 @@ def _new_trainer(args: argparse.Namespace, path: Path) -> Trainer:
     setup = Setup(args.preset, config, recipe, steps, args.seed or 0, args.backend, data)
     start = None if args.start is None else start_weights(Path(args.start))
     prepare_folder(path.parent)
-    task = _task(config, data, "train")
+    task = load_task(config, data)
     if args.steps is None:
         setup = replace(setup, steps=steps_for_minutes(task, setup, minutes))
     return Trainer(task, setup, start)

@@ -21,7 +21,7 @@ def data_of(config: SystemConfig, name: str | None = None, languages: tuple[str,
     return DataConfig(name if name in (*sources.NAMES, SOUNDS) else str(Path(name).resolve()), languages)
 
 
-def load_task(config: SystemConfig, data: DataConfig) -> tuple[Task, list[str]]:
+def task_and_notes(config: SystemConfig, data: DataConfig) -> tuple[Task, list[str]]:
     """What a system is trained and judged on, at its size, and notes on what was left out.
 
     Raises:

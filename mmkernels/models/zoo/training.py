@@ -32,7 +32,7 @@ PROBED_STEPS, WARM_UP_STEPS = 8, 3  # of the measurement that fixes a run's step
 class Setup:
     """What a run is: a preset's configuration and recipe, as the user changed them, for a number of steps.
 
-    `backend`: a backend's name, or None for the best there is; `data`: what `data.load_task` finds the task by.
+    `backend`: a backend's name, or None for the best there is; `data`: what `data.task_and_notes` finds the task by.
     """
 
     preset: str

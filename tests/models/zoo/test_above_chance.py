@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmkernels.models.presets import PAGES
-from mmkernels.models.zoo.data import data_of, load_task
+from mmkernels.models.zoo.data import data_of, task_and_notes
 from mmkernels.models.zoo.evaluate import evaluate
 from mmkernels.models.zoo.training import Setup, Trainer
 
@@ -34,7 +34,7 @@ def test_every_preset_is_here():
 def test_main_objective_ends_above_chance(cache_folder, name):
     """On known things in views that training never drew; held-out concepts are reported in docs/zoo.md."""
     page = PAGES[name]
-    task, _ = load_task(page.small, data_of(page.small))
+    task, _ = task_and_notes(page.small, data_of(page.small))
     trainer = Trainer(task, Setup(name, page.small, page.recipe, STEPS[name]))
     while not trainer.finished:
         trainer.train_step()

@@ -19,7 +19,7 @@ from mmkernels.models.sources.task import task_of
 from mmkernels.models.tokenizer import WordTokenizer
 from mmkernels.models.zoo import data as module
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
-from mmkernels.models.zoo.data import data_of, load_task
+from mmkernels.models.zoo.data import data_of, task_and_notes
 from mmkernels.models.zoo.objectives.captioning import caption_figures
 
 COLOURS = ["red", "green", "blue", "grey", "black", "white"]
@@ -70,10 +70,10 @@ def test_a_folder_is_found_from_anywhere(folder, monkeypatch):
 
 
 def test_sizes_and_notes(folder):
-    task, notes = load_task(PAGES["clip"].published["ViT-B-32"], DataConfig(str(folder)))
+    task, notes = task_and_notes(PAGES["clip"].published["ViT-B-32"], DataConfig(str(folder)))
     assert task.plain([0]).shape == (1, 3, 224, 224) and len(notes) == BROKEN
     assert len(task.train) + len(task.held_out) == 24 and task.classes == sorted(COLOURS)
-    clips, _ = load_task(PAGES["video"].small, DataConfig(str(folder)))
+    clips, _ = task_and_notes(PAGES["video"].small, DataConfig(str(folder)))
     assert clips.plain([0]).shape == (1, 3, 3, 32, 32)
 
 
@@ -88,7 +88,7 @@ def test_languages_reach_tuxpaint(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(module.sources, "load", load)
-    task, notes = load_task(PAGES["vit"].small, DataConfig("tuxpaint", ("fr", "en")))
+    task, notes = task_and_notes(PAGES["vit"].small, DataConfig("tuxpaint", ("fr", "en")))
     assert asked == {"name": "tuxpaint", "size": 32, "languages": ("fr", "en")}
     assert task.captions[0] == ("un canard",) and notes == ["a note"]
 
