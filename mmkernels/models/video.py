@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class VideoTower(nn.Module):
     costs nothing.
 
     Args:
-        image_tower: any module from (B, 3, S, S) to tokens (B, N, width).
+        image_tower: any module from (B, 3, S, S) to tokens (B, N, width), and by `pool` to one vector, (B, width).
         frames: the most frames of a clip.
         width: of the tokens.
         backend: name of a backend, or None.
@@ -32,7 +34,7 @@ class VideoTower(nn.Module):
         super().__init__()
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}")
-        self.image_tower = image_tower
+        self.image_tower: Any = image_tower
         self.position = nn.Parameter(torch.randn(frames, 1, width) * POSITION_STD)
         self.order = ConcatFusion([width] * frames, width, activation="gelu", backend=backend)
 

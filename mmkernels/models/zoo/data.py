@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmkernels.models import sources
 from mmkernels.models.config import AudioConfig, SystemConfig, VideoConfig
@@ -39,7 +40,7 @@ def task_and_notes(config: SystemConfig, data: DataConfig) -> tuple[Task, list[s
     side = TEXT_ALONE_SIDE if image is None else image.side
     if data.name == EMOJI and not isinstance(image, VideoConfig):
         return openmoji_task(side), []
-    options = {"languages": data.languages} if data.languages else {}
+    options: dict[str, Any] = {"languages": data.languages} if data.languages else {}
     found = sources.load(data.name, size=side, **options)
     task = clip_task(found, image.frames) if isinstance(image, VideoConfig) else task_of(found)
     return task, found.notes
