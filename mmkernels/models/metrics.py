@@ -58,17 +58,19 @@ def caption_scores(
     return {"exact": percent(exact), "word F1": percent(sum(word_f1(a, b) for a, b in pairs) / len(pairs))}
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def cider(
+    captions: Sequence[str], references: Sequence[Sequence[str]], words_of: Callable[[str], list[str]] = words
+) -> float:
     """CIDEr: mean cosine of n-grams of up to four words, weighted by how few of the references have them, times 10.
 
     Unlike exact matches it counts every reference of a picture; weights are of these references alone, so that figures
-    of different sets do not compare. Words are those of `words`. Source: Vedantam et al., "CIDEr: consensus-based image
+    of different sets do not compare. Source: Vedantam et al., "CIDEr: consensus-based image
     description evaluation", 2015, as pycocoevalcap computes it.
     """
     from pycocoevalcap.cider.cider import Cider
 
     def plain(text: str) -> str:
-        return " ".join(words(text))
+        return " ".join(words_of(text))
 
     said = {i: [plain(caption)] for i, caption in enumerate(captions)}
     truth = {i: [plain(text) for text in texts] for i, texts in enumerate(references)}
