@@ -184,7 +184,7 @@ def test_words_of_any_script():
 
 def test_figures_of_captions_in_any_script():
     data = coloured(["ёж", "белка", "ёж", "ёж"])
-    f1, exact = caption_figures(["ёж", "лиса"], data, [0, 1])
+    f1, exact, _ = caption_figures(["ёж", "лиса"], data, [0, 1])
     assert exact.model == f1.model == 50.0 and exact.majority == 50.0, "ёж is the most frequent word of training"
 
 

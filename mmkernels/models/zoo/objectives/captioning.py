@@ -12,7 +12,7 @@ from torch import Tensor
 from mmkernels.mask import Mask
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
-from mmkernels.models.metrics import caption_scores
+from mmkernels.models.metrics import caption_scores, cider, percent
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
@@ -60,7 +60,7 @@ class Captioning(Objective):
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Exact matches and word F1 of greedy captions."""
+        """Word F1, exact matches and CIDEr of greedy captions."""
         return caption_figures(self._captions(system, task, side, recipe), task, side.rows)
 
     def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
@@ -115,10 +115,14 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
     truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
-    words = task.tokenizer.words
-    shuffled = caption_scores(captions[half:] + captions[:half], truth, words)
+    dealt, words = captions[half:] + captions[:half], task.tokenizer.words
     count = Counter(word for i in task.train for word in words(task.captions[i][0]))
     frequent = max(count, key=count.__getitem__, default="")  # no caption may have a word
-    constant = caption_scores([frequent] * len(truth), truth, words)
-    model = caption_scores(captions, truth, words)
-    return [Score(measure, model[measure], shuffled[measure], constant[measure]) for measure in ("word F1", "exact")]
+    references = [task.captions[i] for i in rows]
+
+    def figures(said: list[str]) -> dict[str, float]:
+        consensus = percent(cider(said, references, words) / 10)
+        return {**caption_scores(said, truth, words), "CIDEr, of 10": consensus}
+
+    model, chance, constant = figures(captions), figures(dealt), figures([frequent] * len(truth))
+    return [Score(name, model[name], chance[name], constant[name]) for name in ("word F1", "exact", "CIDEr, of 10")]

@@ -49,7 +49,7 @@ class TextToText(Objective):
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, label_smoothing=smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Exact matches and word F1 of the names that are written."""
+        """Word F1, exact matches and CIDEr of the names that are written."""
         names = []
         for at in range(0, len(side.rows), CHUNK):
             texts = [keywords(task, i) for i in side.rows[at : at + CHUNK]]
