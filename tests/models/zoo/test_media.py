@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from mmkernels.models.config import AudioConfig, VideoConfig, with_dropout
 from mmkernels.models.presets import PAGES
 from mmkernels.models.saved_run import FILE_NAME
 from mmkernels.models.sources.clips import MOTIONS
-from mmkernels.models.sources.sounds import split_sounds
+from mmkernels.models.sources.sounds import Sound, Sounds, split_sounds
 from mmkernels.models.sources.task import clip_task
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
@@ -75,6 +76,15 @@ def test_sounds_are_heard_several_times(task_for):
     takes = [at for at, row in enumerate(side.rows) if row == task.held_out[0]]
     assert len(takes) == task.takes == 8
     assert len({side.pictures[at].numpy().tobytes() for at in takes}) == 8, "another sound each time"
+
+
+def test_every_row_sounds_as_its_kind():
+    time = torch.arange(16_000) / 16_000
+    hertz = (300, 2000)
+    kinds = [Sound(str(h), "x", lambda rng, h=h: torch.sin(2 * math.pi * h * time)) for h in hertz]
+    rows = [1, 0, 1, 1, 0]
+    waves = Sounds(kinds).plain(rows)
+    assert torch.fft.rfft(waves).abs().argmax(1).tolist() == [hertz[row] for row in rows]
 
 
 # ---- narrations ----
