@@ -134,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", help="a checkpoint, or the folder it is in")
     sub.add_argument("--report", metavar="FILE", help="also write an HTML report")
     sub.add_argument("--grids", type=_positive, default=1024, metavar="N", help="scenes of each VQA evaluation (1024)")
+    sub.add_argument("--data", metavar="NAME", help="where the data that it was trained on is now")
+    sub.add_argument("--windows", metavar="N,...", help="also time its towers' layers with these windows: 4,8,16,none")
     _add_machine(sub)
 
     sub = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__, add_help=False)
@@ -156,7 +158,8 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 
 def _add_zoo(sub: argparse.ArgumentParser) -> None:
     zoo = sub.add_argument_group("presets of the zoo", "docs/zoo.md lists presets and objectives")
-    zoo.add_argument("--data", metavar="NAME|FOLDER", help="openmoji, tuxpaint, or a folder: docs/data.md (openmoji)")
+    zoo.add_argument("--data", metavar="NAME", help="openmoji, tuxpaint, or a folder: docs/data.md (openmoji)")
+    zoo.add_argument("--languages", type=_names, metavar="NAME,...", help="of tuxpaint's captions: en,fr (en)")
     zoo.add_argument("--objective", metavar="NAME[:WEIGHT],...", help="what to learn (the preset's own)")
     zoo.add_argument("--batch", type=_positive, metavar="N", help="pictures of a micro-batch (the preset's)")
     zoo.add_argument("--accumulate", type=_positive, metavar="N", help="micro-batches a step (1)")
@@ -166,7 +169,9 @@ def _add_zoo(sub: argparse.ArgumentParser) -> None:
     zoo.add_argument("--compile", action="store_true", help="compile the losses with torch.compile")
     zoo.add_argument("--patience", type=_positive, metavar="N", help="stop after N looks at a held-out loss no better")
     zoo.add_argument("--window", type=_positive, metavar="N", help="local attention in the towers, N tokens either way")
-    zoo.add_argument("--start", metavar="CHECKPOINT", help="begin with what fits of this checkpoint's weights")
+    zoo.add_argument(
+        "--start", metavar="PATH", help="begin with what fits of a checkpoint's weights, or a folder's of transformers"
+    )
 
 
 def _add_machine(sub: argparse.ArgumentParser) -> None:
@@ -179,6 +184,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"must be names with commas between them, got {text!r}")
+    return names
 
 
 def _seed(text: str) -> int:

@@ -81,6 +81,8 @@ class AudioTower(nn.Module):
     Source: Gong et al., "AST: audio spectrogram transformer", 2021 (whose patches overlap; these do not).
     """
 
+    prefix = 0  # tokens before those of the patches
+
     def __init__(
         self,
         config: TransformerConfig,
@@ -138,3 +140,7 @@ class AudioTower(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """One vector per sound of full length: (B, N, width) -> (B, width)."""
+        return tokens.mean(1)

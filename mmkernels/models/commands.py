@@ -33,8 +33,7 @@ def train(args: argparse.Namespace) -> int:
         raise ValueError(f"{path} exists: give --resume to go on with it, --overwrite to replace it, or another --out")
     if kind_of(path) == ZooCheckpoint.KIND if args.resume else zoo.serves(args.preset):
         return zoo.train(args, path)
-    strange = [f"--{name}" for name in zoo.OPTIONS if getattr(args, name) not in (None, False)]
-    if strange:
+    if strange := zoo.given(args, zoo.OPTIONS):
         raise ValueError(f"these belong to the presets {', '.join(presets.PAGES)}: {', '.join(strange)}")
     plan, minutes = _plan(args)
 
@@ -83,6 +82,8 @@ def evaluate(args: argparse.Namespace) -> int:
     path = path / checkpoint.FILE_NAME if path.is_dir() else path
     if kind_of(path) == ZooCheckpoint.KIND:
         return zoo.evaluate(args, path)
+    if strange := zoo.given(args, zoo.EVAL_OPTIONS):
+        raise ValueError(f"these belong to the presets {', '.join(presets.PAGES)}: {', '.join(strange)}")
     saved = checkpoint.Checkpoint.load(path)
     if args.report:
         prepare_folder(Path(args.report).parent)

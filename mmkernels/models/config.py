@@ -15,6 +15,7 @@ IMAGE_POOLS = ("mean", "class")
 POSITIONS = ("learned", "relative")
 LOOKS = ("gated", "cross")
 MIDDLE = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: as mean and spread it takes them to [-1, 1]
+SEES = ("latest", "so_far", "all")
 
 
 def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
@@ -128,6 +129,57 @@ class VitConfig:
     def width(self) -> int:
         """Features of a token."""
         return self.blocks.width
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Frames of a clip, each through a tower of pictures; their tokens follow each other.
+
+    `see` says which frames a word of a narration looks at: the "latest" one that it is about, that and those before it
+    ("so_far"), or "all".
+    """
+
+    picture: CnnConfig | VitConfig = CnnConfig()
+    frames: int = 3
+    see: str = "latest"
+
+    def __post_init__(self) -> None:
+        at_least("frames", self.frames, 2)
+        one_of("see", self.see, SEES)
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.picture.width
+
+    @property
+    def side(self) -> int:
+        """Pixels of a frame's side."""
+        return self.picture.side
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """A spectrogram's patches, (mel bands, frames of 10 ms) each, through Transformer layers."""
+
+    blocks: TransformerConfig = TransformerConfig()
+    patch: tuple[int, int] = (16, 10)
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise ValueError(f"seconds must be positive, got {self.seconds}")
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return self.blocks.width
+
+
+PictureConfig = CnnConfig | VitConfig
+"""Towers of single pictures: what has cells can hide them, and be asked about."""
+MediaConfig = CnnConfig | VitConfig | VideoConfig | AudioConfig
+"""Towers of whatever texts are about."""
 
 
 @dataclass(frozen=True)
@@ -245,11 +297,12 @@ class ContrastiveConfig:
 class SystemConfig:
     """A system of the zoo: towers, what happens between them, and the sizes of its heads.
 
+    `image` is the tower of what texts are about: pictures, and in their place clips or sounds.
     `vocabulary` and `classes` are a published model's; None takes those of the data. `shared_words`: the decoder reads
     its words with the text tower's embedding (T5).
     """
 
-    image: CnnConfig | VitConfig | EfficientNetConfig | None = None
+    image: MediaConfig | EfficientNetConfig | None = None
     text: TextConfig | None = None
     interaction: SingleStreamConfig | CoAttentionConfig | None = None
     decoder: DecoderConfig | None = None
@@ -287,9 +340,14 @@ def with_window(config: SystemConfig, window: int) -> SystemConfig:
     def local(blocks: TransformerConfig) -> TransformerConfig:
         return replace(blocks, window=window)
 
-    image, text = config.image, config.text
-    if isinstance(image, VitConfig):
-        image = replace(image, pool="mean", blocks=local(image.blocks))
+    def near(tower: Any) -> Any:
+        if isinstance(tower, VitConfig):
+            return replace(tower, pool="mean", blocks=local(tower.blocks))
+        if isinstance(tower, VideoConfig):
+            return replace(tower, picture=near(tower.picture))
+        return replace(tower, blocks=local(tower.blocks)) if isinstance(tower, AudioConfig) else tower
+
+    image, text = near(config.image), config.text
     if text is not None:
         text = replace(text, blocks=local(text.blocks))
     if (image, text) == (config.image, config.text):

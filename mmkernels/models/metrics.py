@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,9 +27,14 @@ def recall(similarity: Tensor, gold: Sequence[int] | Tensor) -> dict[str, float]
     return {f"R@{k}": percent((((k - better) / equal).clamp(0, 1) * found).mean()) for k in RANKS}
 
 
-def chance(pool: int) -> dict[str, float]:
-    """Recall of a guess among `pool` candidates."""
-    return {f"R@{k}": percent(min(1.0, k / pool)) for k in RANKS}
+def chance(pool: int, right: Sequence[int] = (1,)) -> dict[str, float]:
+    """Recall of a guess among `pool` candidates, of which `right` are right: the mean over as many questions."""
+
+    def missed(k: int, count: int) -> float:
+        return math.comb(pool - count, k) / math.comb(pool, k)  # no right one among k that are drawn
+
+    found = {k: 1 - statistics.fmean(missed(min(k, pool), count) for count in right) for k in RANKS}
+    return {f"R@{k}": percent(share) for k, share in found.items()}
 
 
 def percent(share: float | Tensor) -> float:
@@ -35,31 +42,35 @@ def percent(share: float | Tensor) -> float:
     return round(100 * float(share), 2)
 
 
-def word_f1(left: str, right: str) -> float:
+def word_f1(left: Sequence[str], right: Sequence[str]) -> float:
     """Harmonic mean of the two shares of common words, each word as often as it occurs."""
-    a, b = Counter(words(left)), Counter(words(right))
+    a, b = Counter(left), Counter(right)
     common = sum((a & b).values())
     return 2 * common / (sum(a.values()) + sum(b.values())) if common else 0.0
 
 
-def caption_scores(captions: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+def caption_scores(
+    captions: Sequence[str], truth: Sequence[str], words_of: Callable[[str], list[str]] = words
+) -> dict[str, float]:
     """Share of exact matches, and mean word F1."""
-    pairs = list(zip(captions, truth))
-    exact = sum(words(a) == words(b) for a, b in pairs) / len(pairs)
+    pairs = [(words_of(a), words_of(b)) for a, b in zip(captions, truth)]
+    exact = sum(a == b for a, b in pairs) / len(pairs)
     return {"exact": percent(exact), "word F1": percent(sum(word_f1(a, b) for a, b in pairs) / len(pairs))}
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def cider(
+    captions: Sequence[str], references: Sequence[Sequence[str]], words_of: Callable[[str], list[str]] = words
+) -> float:
     """CIDEr: mean cosine of n-grams of up to four words, weighted by how few of the references have them, times 10.
 
     Unlike exact matches it counts every reference of a picture; weights are of these references alone, so that figures
-    of different sets do not compare. Words are those of `words`. Source: Vedantam et al., "CIDEr: consensus-based image
+    of different sets do not compare. Source: Vedantam et al., "CIDEr: consensus-based image
     description evaluation", 2015, as pycocoevalcap computes it.
     """
     from pycocoevalcap.cider.cider import Cider
 
     def plain(text: str) -> str:
-        return " ".join(words(text))
+        return " ".join(words_of(text))
 
     said = {i: [plain(caption)] for i, caption in enumerate(captions)}
     truth = {i: [plain(text) for text in texts] for i, texts in enumerate(references)}

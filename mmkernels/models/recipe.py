@@ -1,4 +1,4 @@
-"""How a system of the zoo learns: frozen, and checked when it is made."""
+"""How a system of the zoo learns, and on what: frozen, and checked when it is made."""
 
 from __future__ import annotations
 
@@ -68,3 +68,17 @@ class TrainConfig:
             raise ValueError(f"batch must be a multiple of media, got {self.batch} and {self.media}")
         if not 0 < self.rate < float("inf"):
             raise ValueError(f"rate must be positive, got {self.rate}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a system learns from: a name of `mmkernels.models.sources`, "sounds", or the path of a folder.
+
+    `languages` are those of its captions, where it has several.
+    """
+
+    name: str = "openmoji"
+    languages: tuple[str, ...] = ()
+
+
+USUAL_DATA = DataConfig()

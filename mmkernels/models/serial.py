@@ -7,14 +7,14 @@ from typing import Any
 
 from mmkernels.models import config
 from mmkernels.models.efficient_net import EfficientNetConfig, StageConfig
-from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.recipe import DataConfig, TrainConfig
 
 TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         config.TransformerConfig, config.CnnConfig, StageConfig, EfficientNetConfig, config.VitConfig,
-        config.TextConfig, config.SingleStreamConfig, config.CoAttentionConfig, config.DecoderConfig,
-        config.ContrastiveConfig, config.SystemConfig, TrainConfig,
+        config.VideoConfig, config.AudioConfig, config.TextConfig, config.SingleStreamConfig, config.CoAttentionConfig,
+        config.DecoderConfig, config.ContrastiveConfig, config.SystemConfig, TrainConfig, DataConfig,
     )
 }  # fmt: skip
 

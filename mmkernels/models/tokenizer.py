@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from mmkernels.models.captions import words
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -31,14 +29,22 @@ class WordTokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_str(state)
 
     @classmethod
-    def train(cls, texts: Iterable[str]) -> WordTokenizer:
-        """The vocabulary is every word of the texts, in alphabetical order."""
+    def train(cls, texts: Iterable[str], any_letters: bool = False) -> WordTokenizer:
+        """The vocabulary is every word of the texts, in alphabetical order.
+
+        Args:
+            any_letters: words are made of the letters and digits of any script, not of a to z and 0 to 9 alone.
+        """
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-        vocabulary = SPECIAL + sorted({word for text in texts for word in words(text)})
+        steps = [normalizers.NFC()] if any_letters else []
+        normalizer = normalizers.Sequence([*steps, normalizers.Lowercase(), normalizers.Replace("_", " ")])
+        between = r"[^\p{L}\p{M}\p{N}']+" if any_letters else r"[^a-z0-9']+"
+        pre_tokenizer = pre_tokenizers.Split(Regex(between), behavior="removed")
+        known = {word for text in texts for word in _words(text, normalizer, pre_tokenizer)}
+        vocabulary = SPECIAL + sorted(known)
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=SPECIAL[UNK]))
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("_", " ")])
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^a-z0-9']+"), behavior="removed")
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{SPECIAL[BOS]} $A {SPECIAL[EOS]}", special_tokens=[(SPECIAL[BOS], BOS), (SPECIAL[EOS], EOS)]
         )
@@ -53,6 +59,10 @@ class WordTokenizer:
     def size(self) -> int:
         """Number of tokens, the special ones included."""
         return self._tokenizer.get_vocab_size()
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text, known or not."""
+        return _words(text, self._tokenizer.normalizer, self._tokenizer.pre_tokenizer)
 
     def __contains__(self, word: str) -> bool:
         return self._tokenizer.token_to_id(word) is not None
@@ -80,3 +90,7 @@ class WordTokenizer:
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The token of each id, special ones included."""
         return [str(self._tokenizer.id_to_token(i)) for i in ids]
+
+
+def _words(text: str, normalizer: Any, pre_tokenizer: Any) -> list[str]:
+    return [word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))]

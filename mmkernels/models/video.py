@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from mmkernels.models.config import SEES
 from mmkernels.models.towers import POSITION_STD
-
-SEES = ("latest", "so_far", "all")
+from mmkernels.nn import ConcatFusion
 
 
 class VideoTower(nn.Module):
@@ -17,19 +19,24 @@ class VideoTower(nn.Module):
     costs nothing.
 
     Args:
-        image_tower: any module from (B, 3, S, S) to tokens (B, N, width).
+        image_tower: any module from (B, 3, S, S) to tokens (B, N, width), and by `pool` to one vector, (B, width).
         frames: the most frames of a clip.
         width: of the tokens.
+        backend: name of a backend, or None.
 
-    Parameters: `image_tower`, `position` (frames, 1, width), which tells the frames apart.
+    Parameters: `image_tower`, `position` (frames, 1, width), which tells the frames apart, and `order`, which fuses
+    the frames' vectors to one.
     """
 
-    def __init__(self, image_tower: nn.Module, frames: int, width: int) -> None:
+    prefix = 0  # tokens before those of the frames
+
+    def __init__(self, image_tower: nn.Module, frames: int, width: int, backend: str | None = None) -> None:
         super().__init__()
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}")
-        self.image_tower = image_tower
+        self.image_tower: Any = image_tower
         self.position = nn.Parameter(torch.randn(frames, 1, width) * POSITION_STD)
+        self.order = ConcatFusion([width] * frames, width, activation="gelu", backend=backend)
 
     def forward(self, clips: Tensor) -> Tensor:
         """RGB in [0, 1], (B, T, 3, S, S) -> tokens (B, T * N, width), N a frame."""
@@ -39,6 +46,12 @@ class VideoTower(nn.Module):
         batch, frames = clips.shape[:2]
         tokens = self.image_tower(clips.flatten(0, 1)).unflatten(0, (batch, frames))
         return (tokens + self.position[:frames]).flatten(1, 2)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """One vector per clip of all frames, (B, T * N, width) -> (B, width): theirs side by side, in their order."""
+        frames = tokens.unflatten(1, (len(self.position), -1))
+        vectors = self.image_tower.pool(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return self.order(list(vectors.unbind(1)))
 
 
 def frames_seen(starts: Tensor, lengths: Tensor, frames: int, see: str = "latest") -> Tensor:

@@ -30,8 +30,8 @@ def test_nan_similarity_is_not_a_hit():
 
 
 def test_word_f1():
-    assert word_f1("red red apple", "red apple") == pytest.approx(0.8)
-    assert word_f1("pear", "red apple") == 0 and word_f1("", "x") == 0
+    assert word_f1(["red", "red", "apple"], ["red", "apple"]) == pytest.approx(0.8)
+    assert word_f1(["pear"], ["red", "apple"]) == 0 and word_f1([], ["x"]) == 0
     assert caption_scores(["Red apple", "x"], ["red apple", "y"]) == {"exact": 50.0, "word F1": 50.0}
 
 

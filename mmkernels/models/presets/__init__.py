@@ -1,7 +1,19 @@
 """Sizes and recipes: the demo's, and a page for every system of the zoo."""
 
 from mmkernels.models.config import SystemConfig
-from mmkernels.models.presets import align, bert, clip, flamingo, flan_t5, oscar, uniter, vilbert, vit
+from mmkernels.models.presets import (
+    align,
+    audio,
+    bert,
+    clip,
+    flamingo,
+    flan_t5,
+    oscar,
+    uniter,
+    video,
+    vilbert,
+    vit,
+)
 from mmkernels.models.presets.demo import (
     DEMO_MODEL,
     DEMO_RECIPE,
@@ -39,7 +51,8 @@ __all__ = [
 ]
 
 PAGES: dict[str, Page] = {
-    module.PAGE.name: module.PAGE for module in (clip, align, vit, bert, flan_t5, uniter, oscar, vilbert, flamingo)
+    module.PAGE.name: module.PAGE
+    for module in (clip, align, vit, bert, flan_t5, uniter, oscar, vilbert, flamingo, video, audio)
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmkernels.models.captions import words
 from mmkernels.models.openmoji import over
+from mmkernels.models.sources.images import in_white_square
 from mmkernels.models.sources.picture_set import PictureSet
 
 NEXT_FRAME = "then"  # in a narration, what follows is about the next frame
@@ -81,7 +82,7 @@ class ClipMaker:
         motions = [rng.choice(list(MOTIONS)) for _ in rows]
         names = [" ".join(words(self.source.captions[i][0])) for i in rows]
         return ClipBatch(
-            frames=self._draw(rows, motions, generator),
+            frames=draw_clips(self.source.pictures[rows], motions, self.frames, generator),
             captions=[" ".join(filter(None, (name, motion))) for name, motion in zip(names, motions)],
             narrations=[
                 " ".join(filter(None, (name, narration(motion, self.frames)))) for name, motion in zip(names, motions)
@@ -90,19 +91,43 @@ class ClipMaker:
             rows=rows,
         )
 
-    def _draw(self, rows: list[int], motions: list[str], generator: torch.Generator) -> Tensor:
-        pictures = self.source.pictures[rows]
-        count, size = len(rows), pictures.shape[-1]
-        wobble = 0.85 + 0.15 * torch.rand(count, generator=generator)  # of every motion's extent
-        white = torch.rand(count, 1, 1, 1, generator=generator) < WHITE_BACKGROUND
-        pale = 0.6 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
-        background = torch.where(white, torch.ones(()), pale)
-        transforms = torch.stack([_transforms(m, self.frames, w) for m, w in zip(motions, wobble.tolist())])
-        moved = pictures.repeat_interleave(self.frames, 0)
-        grid = F.affine_grid(transforms.flatten(0, 1), list(moved.shape), align_corners=False)
-        moved = F.grid_sample(moved, grid, align_corners=False)
-        rgb = over(background.repeat_interleave(self.frames, 0), moved)
-        return rgb.view(count, self.frames, 3, size, size).clamp(0, 1)
+
+@dataclass(frozen=True)
+class Clips:
+    """Pictures in motion, as the media of a task: row r is picture `picture_of[r]` in `motions[r]`."""
+
+    pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
+    picture_of: list[int]
+    motions: list[str]
+    frames: int
+
+    def plain(self, rows: list[int]) -> Tensor:
+        """(n, T, 3, S, S), the same in every call; backgrounds and extents are drawn once and for all."""
+        return torch.cat([self.views([row], torch.Generator().manual_seed(row)) for row in rows])
+
+    def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """(n, T, 3, S, S), backgrounds and extents of the motions drawn anew."""
+        pictures = self.pictures[[self.picture_of[row] for row in rows]]
+        return draw_clips(pictures, [self.motions[row] for row in rows], self.frames, generator)
+
+    def shown(self, medium: Tensor) -> Tensor:
+        """Frames side by side, in the middle of a white square."""
+        return in_white_square(torch.cat(list(medium), -1))
+
+
+def draw_clips(pictures: Tensor, motions: list[str], frames: int, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 4, S, S), each in its motion: RGB in [0, 1], (B, T, 3, S, S)."""
+    count, size = len(pictures), pictures.shape[-1]
+    wobble = 0.85 + 0.15 * torch.rand(count, generator=generator)  # of every motion's extent
+    white = torch.rand(count, 1, 1, 1, generator=generator) < WHITE_BACKGROUND
+    pale = 0.6 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
+    background = torch.where(white, torch.ones(()), pale)
+    transforms = torch.stack([_transforms(m, frames, w) for m, w in zip(motions, wobble.tolist())])
+    moved = pictures.repeat_interleave(frames, 0)
+    grid = F.affine_grid(transforms.flatten(0, 1), list(moved.shape), align_corners=False)
+    moved = F.grid_sample(moved, grid, align_corners=False)
+    rgb = over(background.repeat_interleave(frames, 0), moved)
+    return rgb.view(count, frames, 3, size, size).clamp(0, 1)
 
 
 def narration(motion: str, frames: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -78,6 +79,13 @@ def square(image: Picture, size: int) -> Tensor:
     top, left = (size - height) // 2, (size - width) // 2
     canvas[top : top + height, left : left + width] = pixels
     return torch.from_numpy(canvas).permute(2, 0, 1).float() / 255
+
+
+def in_white_square(picture: Tensor) -> Tensor:
+    """(3, H, W) -> (3, S, S), S the longer side."""
+    side = max(picture.shape[-2:])
+    down, right = (side - length for length in picture.shape[-2:])
+    return F.pad(picture, (right // 2, right - right // 2, down // 2, down - down // 2), value=1.0)
 
 
 class _Refused(Exception):

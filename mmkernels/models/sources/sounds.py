@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmkernels.models.audio import RATE
+from mmkernels.models.audio import RATE, LogMel
 from mmkernels.models.captions import words
+from mmkernels.models.sources.images import in_white_square
 from mmkernels.models.split import HELD_OUT_SHARE, SPLIT_SEED
 
 SECONDS = 1.0
@@ -35,6 +36,7 @@ PARTIALS: dict[str, list[tuple[float, float, float]]] = {
 }
 NUMBERS = ("one", "two", "three", "four")
 STEADY = ("pure", "hollow", "bright")
+PLAIN_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,39 @@ class SoundMaker:
         """The sounds of a step."""
         rng = random.Random(f"{self.seed}/sounds/{step}")
         drawn = [rng.choice(self.sounds) for _ in range(self.batch_size)]
-        waves = torch.stack([_finished(sound.make(rng), rng) for sound in drawn])
+        waves = torch.stack([draw_sound(sound, rng) for sound in drawn])
         return SoundBatch(waves, [sound.caption for sound in drawn], [sound.label for sound in drawn])
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Kinds of sound as the media of a task, another one of its kind whenever a row occurs."""
+
+    sounds: list[Sound]
+
+    def plain(self, rows: list[int]) -> Tensor:
+        """(n, samples), a function of the rows alone."""
+        return self.views(rows, torch.Generator().manual_seed(PLAIN_SEED))
+
+    def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """(n, samples), drawn anew."""
+        rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+        return torch.stack([draw_sound(self.sounds[row], rng) for row in rows])
+
+    def shown(self, medium: Tensor) -> Tensor:
+        """The spectrogram in grey, low notes at the bottom, in the middle of a white square."""
+        energy = LogMel()(medium[None])[0].flip(0)
+        low, high = energy.min(), energy.max()
+        dark = 1 - (energy - low) / (high - low).clamp(min=1e-6)
+        return in_white_square(dark.expand(3, -1, -1))
+
+
+def draw_sound(sound: Sound, rng: random.Random) -> Tensor:
+    """One of a kind, (samples,), at a loudness of its own over a faint hiss."""
+    wave = sound.make(rng)
+    generator = torch.Generator().manual_seed(rng.getrandbits(63))
+    wave = wave / wave.abs().max() * rng.uniform(QUIETEST, LOUDEST)
+    return wave + HISS * torch.randn(len(wave), generator=generator)
 
 
 def split_sounds() -> tuple[list[Sound], list[Sound]]:
@@ -221,10 +254,3 @@ def _placed(parts: list[tuple[float, Tensor]]) -> Tensor:
         place = whole[_samples(start) :][: len(wave)]
         place += wave[: len(place)]
     return whole
-
-
-def _finished(wave: Tensor, rng: random.Random) -> Tensor:
-    """At a loudness of its own, over a faint hiss."""
-    generator = torch.Generator().manual_seed(rng.getrandbits(63))
-    wave = wave / wave.abs().max() * rng.uniform(QUIETEST, LOUDEST)
-    return wave + HISS * torch.randn(len(wave), generator=generator)

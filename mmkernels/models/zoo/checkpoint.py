@@ -9,14 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from mmkernels.models.config import SystemConfig
-from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.recipe import DataConfig, TrainConfig
 from mmkernels.models.saved_run import SavedRun
 from mmkernels.models.serial import from_json, to_json
+from mmkernels.models.zoo.data import EMOJI
 from mmkernels.models.zoo.system import Sizes, System
 from mmkernels.models.zoo.task import Task
 
-OWN = ("preset", "data", "steps", "best_loss", "stale", "stopped")
+OWN = ("preset", "steps", "best_loss", "stale", "stopped")
 """Fields that JSON takes as they are."""
+CONFIGURED = ("data", "config", "recipe")
+"""Fields that say in JSON of which type they are."""
 
 
 @dataclass(kw_only=True)
@@ -30,7 +33,7 @@ class ZooCheckpoint(SavedRun):
     GROUPS = ("model", "optimizer", "history", "best")
 
     preset: str
-    data: str
+    data: DataConfig
     config: SystemConfig
     recipe: TrainConfig
     sizes: Sizes
@@ -42,15 +45,13 @@ class ZooCheckpoint(SavedRun):
 
     def pack(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in OWN}
-        return {
-            **plain, "sizes": asdict(self.sizes), "config": to_json(self.config), "recipe": to_json(self.recipe)
-        }  # fmt: skip
+        return {**plain, "sizes": asdict(self.sizes), **{name: to_json(getattr(self, name)) for name in CONFIGURED}}
 
     @classmethod
     def unpack(cls, header: dict[str, Any]) -> dict[str, Any]:
         plain = {name: header[name] for name in OWN}
-        config, recipe = from_json(header["config"]), from_json(header["recipe"])
-        return {**plain, "sizes": Sizes(**header["sizes"]), "config": config, "recipe": recipe}
+        configured = {name: from_json(header[name]) for name in CONFIGURED}
+        return {**plain, "sizes": Sizes(**header["sizes"]), **configured}
 
     @property
     def objectives(self) -> list[str]:
@@ -59,6 +60,11 @@ class ZooCheckpoint(SavedRun):
 
     def check_data(self, task: Task, path: Path) -> None:
         """Raises ValueError where the task is not the one that the run was trained on."""
+        if self.data.name != EMOJI and self.fingerprint != task.fingerprint:
+            raise ValueError(
+                f"{path} was trained on other data than {self.data.name} holds now (fingerprint {self.fingerprint}, "
+                f"now {task.fingerprint}): its words and classes would not be the same"
+            )
         self.check_fingerprint(task.fingerprint, path)
 
     def build_model(self, backend: str | None) -> System:

@@ -6,37 +6,46 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmkernels.models import loop, presets, sources
+from mmkernels.models import loop, presets
 from mmkernels.models.backends import Backends
 from mmkernels.models.config import SystemConfig, with_dropout, with_window
+from mmkernels.models.pretrained import start_weights
 from mmkernels.models.progress import Progress
-from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.recipe import DataConfig, TrainConfig
 from mmkernels.models.sealed import prepare_folder
-from mmkernels.models.sources.task import task_of
 from mmkernels.models.tables import Table, print_tables
 from mmkernels.models.zoo import evaluate as evaluation
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
+from mmkernels.models.zoo.data import data_of, task_and_notes
 from mmkernels.models.zoo.log import LOG_NAME, write_log
 from mmkernels.models.zoo.objectives import choose, parse
 from mmkernels.models.zoo.report import Story, write_report
-from mmkernels.models.zoo.task import Task, openmoji_task
+from mmkernels.models.zoo.task import Task
 from mmkernels.models.zoo.training import Setup, Trainer, steps_for_minutes
-from mmkernels.models.zoo.window_times import tower_blocks, window_times
+from mmkernels.models.zoo.window_times import (
+    WINDOWS,
+    parse_windows,
+    tower_layers,
+    window_tables,
+    window_times,
+    windows_as_json,
+)
 
 OPTIONS = (
-    "data", "objective", "batch", "accumulate", "rate", "schedule", "autocast", "compile", "patience", "window",
-    "start",
+    "data", "languages", "objective", "batch", "accumulate", "rate", "schedule", "autocast", "compile", "patience",
+    "window", "start",
 )  # fmt: skip
 """Arguments of train that the demo's presets do not have."""
+EVAL_OPTIONS = ("data", "windows")
+"""Arguments of eval that the demo's presets do not have."""
 RECIPE = ("batch", "accumulate", "rate", "schedule", "autocast", "patience")  # of them, fields of a recipe
 MINUTES = 1.0
-DATA = "openmoji"
-SHOWN_NOTES = 10  # of a source: rows that were left out, and why
-TEXT_ALONE_SIDE = 32  # pixels of pictures that no tower looks at
+SHOWN_NOTES = 5
 
 
 def serves(preset: str | None) -> bool:
@@ -48,12 +57,13 @@ def train(args: argparse.Namespace, path: Path) -> int:
     """Trains a system, or goes on with it; `path` is its checkpoint."""
     loop.configure_torch(args.threads)
     if args.resume:
-        strange = [f"--{name}" for name in OPTIONS if getattr(args, name) not in (None, False)]
+        strange = given(args, [name for name in OPTIONS if name != "data"])
         if strange:
             raise ValueError(f"--resume takes these from the checkpoint, do not give them again: {', '.join(strange)}")
         Backends.choose(args.backend)
         saved = ZooCheckpoint.load(path)
-        trainer = Trainer.resume(path, load_task(saved.config, saved.data), args.backend)
+        data = data_now(args, saved)
+        trainer = Trainer.resume(path, load_task(saved.config, data), args.backend, data)
     else:
         trainer = _new_trainer(args, path)
     setup, names = trainer.setup, trainer.loss_names
@@ -69,6 +79,7 @@ def train(args: argparse.Namespace, path: Path) -> int:
         "checkpoint": str(path),
         "log": str(path.parent / LOG_NAME),
         "preset": setup.preset,
+        "data": setup.data.name,
         "finished": finished,
         "stopped early": trainer.stopped,
         "step": trainer.step,
@@ -91,45 +102,56 @@ def train(args: argparse.Namespace, path: Path) -> int:
 def evaluate(args: argparse.Namespace, path: Path) -> int:
     """Evaluates a system."""
     saved = ZooCheckpoint.load(path)
+    windows = WINDOWS if args.windows is None else parse_windows(args.windows)
+    layered = bool(tower_layers(saved.config))
+    if args.windows is not None and not layered:
+        raise ValueError(f"--windows needs a Transformer tower, and {saved.preset} has none")
     if args.report:
         prepare_folder(Path(args.report).parent)
     loop.configure_torch(args.threads)
-    task = load_task(saved.config, saved.data)
+    saved.data = data_now(args, saved)
+    task = load_task(saved.config, saved.data, "eval")
     saved.check_data(task, path)
     system = saved.build_model(args.backend)
     if saved.step < saved.steps and not saved.stopped:
         note(f"this checkpoint stands at step {saved.step} of {saved.steps}", "eval")
     scores = evaluation.evaluate(system, task, saved.recipe)
+    times = None
+    if layered and (args.report or args.windows is not None):
+        times = window_times(saved.config, windows, backend=system.backends.attention)
     if args.report:
-        blocks = tower_blocks(saved.config)
-        windows = None if blocks is None else window_times(blocks, backend=system.backends.attention)
-        write_report(Story(saved, system, task, scores, windows), Path(args.report))
+        write_report(Story(saved, system, task, scores, times), Path(args.report))
     if args.json:
-        plain = {"checkpoint": str(path), "preset": saved.preset, "step": saved.step}
-        print(json.dumps({**plain, **evaluation.as_json(scores)}, indent=1))
+        plain = {"checkpoint": str(path), "preset": saved.preset, "data": saved.data.name, "step": saved.step}
+        timed = {} if times is None else {"windows": windows_as_json(times)}
+        print(json.dumps({**plain, **evaluation.as_json(scores), **timed}, indent=1))
     else:
-        print_tables(evaluation.as_tables(scores))
+        print_tables(evaluation.as_tables(scores) + ([] if times is None else window_tables(times)))
     return 0
 
 
-def load_task(config: SystemConfig, data: str) -> Task:
-    """The pictures that a system is trained and judged on, at its size.
+def given(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of the options that the user gave, as they are written."""
+    return [f"--{name}" for name in names if getattr(args, name) not in (None, False)]
 
-    Args:
-        data: a source of `mmkernels.models.sources`, or a folder.
+
+def data_now(args: argparse.Namespace, saved: ZooCheckpoint) -> DataConfig:
+    """The data of a checkpoint, or where the user says that it is now."""
+    return saved.data if args.data is None else data_of(saved.config, args.data, saved.data.languages)
+
+
+def load_task(config: SystemConfig, data: DataConfig, command: str = "train") -> Task:
+    """The data of a system; says what of it was left out: the first notes, and how many there are.
 
     Raises:
-        ValueError: no such data, or it cannot be used.
+        ValueError: as `task_and_notes`.
     """
-    side = TEXT_ALONE_SIDE if config.image is None else config.image.side
-    if data == DATA:  # with its tags, and as what questions are composed of
-        return openmoji_task(side)
-    found = sources.load(data, size=side)
-    for text in found.notes[:SHOWN_NOTES]:
-        note(f"{data}: {text}")
-    if len(found.notes) > SHOWN_NOTES:
-        note(f"{data}: and {len(found.notes) - SHOWN_NOTES} more notes of this kind")
-    return task_of(found)
+    task, notes = task_and_notes(config, data)
+    for text in notes[:SHOWN_NOTES]:
+        note(f"{data.name}: {text}", command)
+    if len(notes) > SHOWN_NOTES:
+        note(f"{data.name}: {len(notes)} notes in all, these were the first {SHOWN_NOTES}", command)
+    return task
 
 
 def configure(args: argparse.Namespace) -> tuple[SystemConfig, TrainConfig]:
@@ -159,13 +181,12 @@ def _new_trainer(args: argparse.Namespace, path: Path) -> Trainer:
     if not 0 < minutes < math.inf:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     Backends.choose(args.backend)
-    steps, data = 1 if args.steps is None else args.steps, DATA if args.data is None else args.data
-    if data not in sources.NAMES:
-        data = str(Path(data).resolve())  # a checkpoint may be looked at from another folder
+    data = data_of(config, args.data, tuple(args.languages or ()))
+    steps = 1 if args.steps is None else args.steps
     setup = Setup(args.preset, config, recipe, steps, args.seed or 0, args.backend, data)
-    start = None if args.start is None else ZooCheckpoint.load(Path(args.start)).model
+    start = None if args.start is None else start_weights(Path(args.start))
     prepare_folder(path.parent)
-    task = load_task(config, setup.data)
+    task = load_task(config, data)
     if args.steps is None:
         setup = replace(setup, steps=steps_for_minutes(task, setup, minutes))
     return Trainer(task, setup, start)

@@ -14,7 +14,6 @@ from mmkernels.models.zoo.system import System
 from mmkernels.models.zoo.task import Task
 
 VIEW_SEED = 99
-VIEW_STRIDE = 3  # every third training picture is looked at in a view that training never drew
 SIDES = {"held_out": "held-out concepts", "known_views": "known ones, unseen views"}
 
 Scores = dict[str, dict[str, list[Score]]]
@@ -32,10 +31,10 @@ def evaluate(system: System, task: Task, recipe: TrainConfig) -> Scores:
 
 
 def sides_of(task: Task) -> list[Side]:
-    """Held-out concepts as they are, and every third known thing in an unseen view."""
-    known = task.train[::VIEW_STRIDE]
+    """Held-out concepts as they are, and every so many known things in views that training never drew."""
+    held_out, known = task.judged["held_out"], task.judged["known_views"]
     views = task.views(known, torch.Generator().manual_seed(VIEW_SEED))
-    return [Side("held_out", task.held_out, task.plain(task.held_out)), Side("known_views", known, views)]
+    return [Side("held_out", held_out, task.plain(held_out)), Side("known_views", known, views)]
 
 
 def as_json(scores: Scores) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkernels.models.attention_maps import WordMaps, cross_weights, self_weights
+from mmkernels.models.config import PictureConfig
 from mmkernels.models.interaction import CoAttention, SingleStream
 from mmkernels.models.tokenizer import BOS, Tokens
 from mmkernels.models.towers import VitTower
@@ -23,6 +24,8 @@ def look(system: System, task: Task, picture: Tensor, text: str) -> WordMaps | N
 
     A decoder whose pictures are resampled has no map: its latents stand nowhere.
     """
+    if system.config.image is not None and not isinstance(system.config.image, PictureConfig):
+        return None  # frames and spectrograms have no such grid of cells
     system.eval()
     pictures = picture[None]
     if isinstance(system.interaction, (SingleStream, CoAttention)):

@@ -15,7 +15,7 @@ from mmkernels.models.zoo.maps import look
 from mmkernels.models.zoo.objectives import OBJECTIVES, Side
 from mmkernels.models.zoo.system import System
 from mmkernels.models.zoo.task import Task
-from mmkernels.models.zoo.window_times import TOKENS
+from mmkernels.models.zoo.window_times import WindowTimes, window_tables
 
 SHOWN, SHOWN_MAPS = 10, 4
 EXAMPLE_SEED = 5  # which examples are shown; they are drawn, not chosen
@@ -23,13 +23,13 @@ EXAMPLE_SEED = 5  # which examples are shown; they are drawn, not chosen
 
 @dataclass(frozen=True)
 class Story:
-    """What the report is about. `windows`: milliseconds of a tower's layer by its window, where they were measured."""
+    """What the report is about; `windows` where times against windows were measured."""
 
     saved: ZooCheckpoint
     system: System
     task: Task
     scores: Scores
-    windows: dict[str, float] | None = None
+    windows: WindowTimes | None = None
 
 
 def write_report(story: Story, path: Path) -> None:
@@ -90,7 +90,8 @@ def _examples(story: Story, sides: list[Side]) -> list[str]:
             for at in drawn:
                 example, kind = found[at], "right" if found[at].said == found[at].truth else "wrong"
                 lines = [(example.truth, ""), (f"→ {example.said}", kind)]
-                shown.append(card(figures.picture_uri(side.pictures[at], 96), 96, example.truth, lines))
+                picture = story.task.media.shown(side.pictures[at])
+                shown.append(card(figures.picture_uri(picture, 96), 96, example.truth, lines))
             parts += [paragraph(f"{name}, {SIDES[side.name]}: the truth, and what the model says."), cards(shown)]
     return parts or [paragraph("Nothing to look at: the objectives say nothing of single pictures.")]
 
@@ -107,12 +108,11 @@ def _attention(story: Story, side: Side) -> list[str]:
     return [paragraph("Weights of the last such layer, mean over its heads: exp(logits - lse)."), *parts]
 
 
-def _windows(times: dict[str, float] | None) -> list[str]:
+def _windows(times: WindowTimes | None) -> list[str]:
     if times is None:
         return [paragraph("Not measured: no tower of this system is a Transformer, or nobody asked.")]
-    rows = [[window, f"{value:.1f}", f"{times['all'] / value:.2f} x"] for window, value in times.items()]
-    title = f"A layer of the tower over {TOKENS:,} tokens, forward and backward"
-    return [
-        table(title, ["tokens seen on either side", "ms", "all / this"], rows),
-        plot(figures.bars(times, "tokens seen on either side", "ms"), "time against window"),
-    ]
+    parts = [paragraph("Every window once a round; ratios are of full attention's time, round by round, medians.")]
+    for entry, (name, found) in zip(window_tables(times), times.items()):
+        bars = figures.bars({time.name: time.ms for time in found}, "tokens seen on either side", "ms")
+        parts += [table(*entry), plot(bars, f"time against window of the {name} tower")]
+    return parts

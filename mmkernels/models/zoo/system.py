@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mmkernels.models.backends import Backends
 from mmkernels.models.config import CoAttentionConfig, SingleStreamConfig, SystemConfig
 from mmkernels.models.interaction import CoAttention, SingleStream
+from mmkernels.models.media import MediaTower, media_tower
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, EOS, Tokens
-from mmkernels.models.towers import ImageTower, TextTower, image_tower, mean_over_words
+from mmkernels.models.towers import TextTower, mean_over_words
 from mmkernels.models.zoo.batches import Batch
 from mmkernels.models.zoo.decoder import Context, Decoder
 from mmkernels.models.zoo.objectives import OBJECTIVES, choose
@@ -74,7 +75,7 @@ class System(nn.Module):
         self.config, self.sizes, self.backends = config, sizes, Backends.choose(backend)
         attention = self.backends.attention
         if config.image is not None:
-            self.image_tower: ImageTower = image_tower(config.image, attention)
+            self.image_tower: MediaTower = media_tower(config.image, attention)
         if config.text is not None:
             self.text_tower = TextTower(config.text, sizes.vocabulary, attention)
         self.interaction = self._interaction()
@@ -110,7 +111,7 @@ class System(nn.Module):
     # ---- towers ----
 
     def see(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) -> tokens (B, N, width), the class token included."""
+        """(B, 3, S, S), or clips or sounds in their place, -> tokens (B, N, width), the class token included."""
         return self.image_tower(pictures)
 
     def read(self, texts: Tokens) -> Tensor:

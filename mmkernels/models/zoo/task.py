@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,52 @@ EXTRA_WORDS = 2  # behind the tokenizer's own: <mask> and <media>
 UNKNOWN = -1  # the label of a picture whose class training has not
 
 
-@dataclass(frozen=True)
-class Task:
-    """Columns with one entry per picture, and the two sides of the split. A label may be "", which is none.
+class Media(Protocol):
+    """What the rows of a task look or sound like: any tensors that a tower takes, one a row."""
 
-    `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
-    from the training side alone. `corpus` is there where the pictures are emoji, of which questions can be composed.
-    """
+    def plain(self, rows: list[int]) -> Tensor:
+        """Rows as they are, the same ones in every call."""
+
+    def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """Rows as training sees them, drawn anew each time."""
+
+    def shown(self, medium: Tensor) -> Tensor:
+        """A row of `plain` or `views` for people to look at: RGB in [0, 1], (3, S, S)."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures over white, or turned, shifted and recoloured over anything."""
 
     pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
     mirror: Tensor  # bool (N,): may be mirrored
+
+    def plain(self, rows: list[int]) -> Tensor:
+        """RGB, (n, 3, S, S)."""
+        return over(1.0, self.pictures[rows])
+
+    def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
+        """RGB, (n, 3, S, S)."""
+        return augment(self.pictures[rows], self.mirror[rows], generator, TRAINING_STRENGTH)
+
+    def shown(self, medium: Tensor) -> Tensor:
+        """As it is."""
+        return medium
+
+
+@dataclass(frozen=True)
+class Task:
+    """Columns with one entry per row, a picture or another medium, and the two sides of the split.
+
+    `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it; a label may be "", which is
+    none. Vocabulary and classes come from the training side alone. `corpus` is there where the media are emoji, of
+    which questions can be composed; `narrations` where they are clips: what each frame shows, one after the other.
+
+    An evaluation looks at every `stride`-th row of training in a view that training never drew, and at each row `takes`
+    times, where a row is a different medium each time.
+    """
+
+    media: Media
     captions: list[tuple[str, ...]]
     tags: list[tuple[str, ...]]
     labels: list[str]
@@ -39,8 +76,16 @@ class Task:
     held_out: list[int]
     tokenizer: WordTokenizer
     fingerprint: str
-    licence: str  # and whose they are
+    licence: str = ""  # and whose the media are
     corpus: Corpus | None = None
+    narrations: list[str] | None = None
+    stride: int = 3
+    takes: int = 1
+
+    @property
+    def judged(self) -> dict[str, list[int]]:
+        """The rows that an evaluation looks at, by side."""
+        return {"held_out": self.held_out * self.takes, "known_views": self.train[:: self.stride] * self.takes}
 
     @cached_property
     def classes(self) -> list[str]:
@@ -83,6 +128,10 @@ class Task:
         """The id of <media>, where a text speaks of its next picture."""
         return self.tokenizer.size + 1
 
+    def word(self, text: str) -> int:
+        """The id of a word."""
+        return int(self.tokenizer.encode([text], 3).ids[0, 1])
+
     def full_text(self, i: int) -> str:
         """All that is said of a picture: what an evaluation retrieves."""
         return " ".join([self.captions[i][0], *self.tags[i][:MAX_TAGS], self.labels[i]])
@@ -100,12 +149,12 @@ class Task:
         return mixed_caption(rng.choice(self.captions[i]), self.tags[i], self.labels[i], rng)
 
     def plain(self, rows: list[int]) -> Tensor:
-        """RGB of pictures over white, (n, 3, S, S)."""
-        return over(1.0, self.pictures[rows])
+        """Media as they are."""
+        return self.media.plain(rows)
 
     def views(self, rows: list[int], generator: torch.Generator) -> Tensor:
-        """RGB of pictures as training sees them: turned, shifted, recoloured; (n, 3, S, S)."""
-        return augment(self.pictures[rows], self.mirror[rows], generator, TRAINING_STRENGTH)
+        """Media as training sees them."""
+        return self.media.views(rows, generator)
 
     def encode(self, texts: list[str], length: int, whole: bool = False) -> Tokens:
         """Ids of texts, <bos> and <eos> included, cut to a length; padded to it if `whole`, else to the longest."""
@@ -124,8 +173,7 @@ def openmoji_task(side: int, corpus: Corpus | None = None) -> Task:
     rows = corpus.rows
     same = corpus.pictures.shape[-1] == side
     return Task(
-        pictures=corpus.pictures if same else premultiplied(corpus.rgba, side),
-        mirror=corpus.mirror,
+        media=Pictures(corpus.pictures if same else premultiplied(corpus.rgba, side), corpus.mirror),
         captions=[(row.name,) for row in rows],
         tags=[row.tags for row in rows],
         labels=[row.subgroup for row in rows],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.loop import Loop, adamw, fastest_quarter
-from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.recipe import USUAL_DATA, DataConfig, TrainConfig
 from mmkernels.models.saved_run import optimizer_tensors, restore_optimizer
 from mmkernels.models.schedule import learning_rate
 from mmkernels.models.zoo.batches import Batch, Batches
@@ -32,7 +32,7 @@ PROBED_STEPS, WARM_UP_STEPS = 8, 3  # of the measurement that fixes a run's step
 class Setup:
     """What a run is: a preset's configuration and recipe, as the user changed them, for a number of steps.
 
-    `backend`: a backend's name, or None for the best there is; `data`: what `commands.load_task` finds the task by.
+    `backend`: a backend's name, or None for the best there is; `data`: what `data.task_and_notes` finds the task by.
     """
 
     preset: str
@@ -41,7 +41,7 @@ class Setup:
     steps: int
     seed: int = 0
     backend: str | None = None
-    data: str = "openmoji"
+    data: DataConfig = USUAL_DATA
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,16 +83,18 @@ class Trainer(Loop):
             self._losses = torch.compile(self.model.losses)
 
     @classmethod
-    def resume(cls, path: Path, task: Task, backend: str | None = None) -> Trainer:
+    def resume(cls, path: Path, task: Task, backend: str | None = None, data: DataConfig | None = None) -> Trainer:
         """A trainer that goes on where a checkpoint stands, with the checkpoint's own setup.
 
         Args:
             backend: another backend than the checkpoint's.
+            data: where the same data is now.
 
         Raises:
             ValueError: the checkpoint cannot be read or is of other data.
         """
         saved = ZooCheckpoint.load(path)
+        saved.data = data or saved.data
         saved.check_data(task, path)
         backend = backend or saved.backend
         setup = Setup(saved.preset, saved.config, saved.recipe, saved.steps, saved.seed, backend, saved.data)

@@ -1,16 +1,20 @@
-"""A small task, and a trainer of any preset on it."""
+"""Small tasks, and a trainer of any preset on the one that it is about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmkernels.models import presets
-from mmkernels.models.config import SystemConfig
+from mmkernels.models.config import AudioConfig, SystemConfig, VideoConfig
 from mmkernels.models.corpus import Corpus
+from mmkernels.models.sources import load
+from mmkernels.models.sources.task import clip_task, sound_task
 from mmkernels.models.zoo.task import Task, openmoji_task
 from mmkernels.models.zoo.training import Setup, Trainer
 
@@ -21,8 +25,21 @@ def task(corpus: Corpus) -> Task:
     return openmoji_task(32, corpus)
 
 
+@pytest.fixture(scope="session")
+def task_for(task: Task, cache_folder: Path) -> Callable[[SystemConfig], Task]:
+    """What a system is about: about 300 emoji, clips of them, or sounds."""
+    clips, sounds = cache(lambda: clip_task(load("openmoji", size=32, limit=300), 3)), cache(sound_task)
+
+    def find(config: SystemConfig) -> Task:
+        if isinstance(config.image, AudioConfig):
+            return sounds()
+        return clips() if isinstance(config.image, VideoConfig) else task
+
+    return find
+
+
 @pytest.fixture
-def new_trainer(task: Task) -> Callable[..., Trainer]:
+def new_trainer(task_for: Callable[[SystemConfig], Task]) -> Callable[..., Trainer]:
     """new_trainer("clip", steps=2, objectives=..., ...): a preset at its small size, in small batches."""
 
     def make(
@@ -31,6 +48,7 @@ def new_trainer(task: Task) -> Callable[..., Trainer]:
     ) -> Trainer:  # fmt: skip
         page, small = presets.find(preset)
         recipe = replace(page.recipe, **{"batch": 16, "grids": 4, **changes})
-        return Trainer(task, Setup(preset, small if config is None else config, recipe, steps, seed, backend))
+        config = small if config is None else config
+        return Trainer(task_for(config), Setup(preset, config, recipe, steps, seed, backend))
 
     return make

@@ -76,6 +76,8 @@ def test_main_objectives_are_those_of_the_systems():
         "oscar": "masked_words",
         "vilbert": "matching",
         "flamingo": "captioning",
+        "video": "narration",
+        "audio": "contrastive",
     }
 
 

@@ -43,15 +43,15 @@ def own(folder) -> Task:
 
 
 def test_openmoji(corpus, task):
-    assert torch.equal(task.pictures, corpus.pictures) and task.train == corpus.train
+    assert torch.equal(task.media.pictures, corpus.pictures) and task.train == corpus.train
     assert task.captions[3] == (corpus.rows[3].name,) and task.tags[3] == corpus.rows[3].tags
     assert torch.equal(task.label_of, corpus.subgroup_of) and task.classes == corpus.subgroups
     assert task.mask_word == corpus.tokenizer.size and task.vocabulary == corpus.tokenizer.size + 2
-    assert openmoji_task(48, corpus).pictures.shape[-2:] == (48, 48)
+    assert openmoji_task(48, corpus).media.pictures.shape[-2:] == (48, 48)
 
 
 def test_own_pictures(own):
-    assert own.pictures.shape[1:] == (4, 32, 32) and set(own.classes) <= set(COLOURS)
+    assert own.media.pictures.shape[1:] == (4, 32, 32) and set(own.classes) <= set(COLOURS)
     assert own.train and own.held_out and "disc" in own.tokenizer
     strange = replace(own, labels=["unheard of" if i in own.held_out else label for i, label in enumerate(own.labels)])
     assert set(strange.label_of[own.held_out].tolist()) == {UNKNOWN}, "classes come from training alone"
@@ -73,7 +73,7 @@ def test_systems_train_on_own_pictures(own, name):
 def test_data_on_the_command_line(folder, capsys, tmp_path):
     out = ["--out", str(tmp_path), "--json"]
     assert run(["train", "--preset", "vit", "--steps", "2", "--batch", "4", "--data", str(folder), *out]) == 0
-    assert ZooCheckpoint.load(tmp_path / FILE_NAME).data == str(folder)
+    assert ZooCheckpoint.load(tmp_path / FILE_NAME).data.name == str(folder)
     capsys.readouterr()
     assert run(["eval", str(tmp_path), "--report", str(tmp_path / "report.html"), "--json"]) == 0
     assert "classification" in json.loads(capsys.readouterr().out)

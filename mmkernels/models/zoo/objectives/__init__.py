@@ -12,6 +12,7 @@ from mmkernels.models.zoo.objectives.contrastive import Contrastive
 from mmkernels.models.zoo.objectives.masked_patches import MaskedPatches
 from mmkernels.models.zoo.objectives.masked_words import MaskedWords
 from mmkernels.models.zoo.objectives.matching import Matching
+from mmkernels.models.zoo.objectives.narration import Narration
 from mmkernels.models.zoo.objectives.text_to_text import TextToText
 from mmkernels.models.zoo.objectives.vqa import Vqa
 
@@ -20,8 +21,8 @@ __all__ = ["OBJECTIVES", "Objective", "Score", "Side", "choose", "parse"]
 OBJECTIVES: dict[str, Objective] = {
     objective.name: objective
     for objective in (
-        Contrastive("softmax"), Contrastive("sigmoid"), Captioning(), Matching(), MaskedWords(), MaskedPatches(),
-        Vqa(), Classification(), TextToText(),
+        Contrastive("softmax"), Contrastive("sigmoid"), Captioning(), Narration(), Matching(), MaskedWords(),
+        MaskedPatches(), Vqa(), Classification(), TextToText(),
     )
 }  # fmt: skip
 

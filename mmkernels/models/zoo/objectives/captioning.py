@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.mask import Mask
-from mmkernels.models.captions import words
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
 from mmkernels.models.metrics import caption_scores, cider, percent
@@ -116,12 +115,14 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
     truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
-    dealt = captions[half:] + captions[:half]
-    frequent = Counter(word for i in task.train for word in words(task.captions[i][0])).most_common(1)[0][0]
+    dealt, words = captions[half:] + captions[:half], task.tokenizer.words
+    count = Counter(word for i in task.train for word in words(task.captions[i][0]))
+    frequent = max(count, key=count.__getitem__, default="")  # no caption may have a word
     references = [task.captions[i] for i in rows]
 
     def figures(said: list[str]) -> dict[str, float]:
-        return {**caption_scores(said, truth), "CIDEr, of 10": percent(cider(said, references) / 10)}
+        consensus = percent(cider(said, references, words) / 10)
+        return {**caption_scores(said, truth, words), "CIDEr, of 10": consensus}
 
     model, chance, constant = figures(captions), figures(dealt), figures([frequent] * len(truth))
     return [Score(name, model[name], chance[name], constant[name]) for name in ("word F1", "exact", "CIDEr, of 10")]

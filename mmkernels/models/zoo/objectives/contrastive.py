@@ -56,21 +56,37 @@ class Contrastive(Objective):
         )
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Retrieval both ways among the side's pictures and their texts (held out: name, tags, label; known: names)."""
-        similarity = self._similarity(system, task, side)
-        gold, guess = torch.arange(len(similarity)), chance(len(similarity))
-        both = {"image to text": recall(similarity, gold), "text to image": recall(similarity.T, gold)}
-        return [Score(f"{way} {k}", part[k], guess[k]) for way, part in both.items() for k in part]
+        """Retrieval both ways among the side's pictures and their texts (held out: name, tags, label; known: names).
+
+        A text that several pictures share stands once among the candidates, and any of its pictures is right.
+        """
+        texts, of = self._texts(task, side)
+        similarity = self._similarity(system, task, side, texts)
+        own = torch.zeros_like(similarity, dtype=torch.bool)
+        own[torch.arange(len(own)), of] = True
+        best = similarity.masked_fill(~own, -torch.inf).argmax(0)  # of a text's own pictures: the others do not compete
+        once = similarity.masked_fill(own.index_put((best, torch.arange(len(texts))), torch.tensor(False)), -torch.inf)
+        both = {
+            "image to text": (recall(similarity, of), chance(len(texts))),
+            "text to image": (recall(once.T, best), chance(len(own), own.sum(0).tolist())),
+        }
+        return [Score(f"{way} {k}", part[k], guess[k]) for way, (part, guess) in both.items() for k in part]
 
     def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
         """The name of the text that fits best."""
-        best = self._similarity(system, task, side).argmax(1).tolist()
-        names = [task.captions[i][0] for i in side.rows]
-        return [Example(row, names[at], names[found]) for at, (row, found) in enumerate(zip(side.rows, best))]
+        texts, of = self._texts(task, side)
+        names = {column: task.captions[row][0] for row, column in zip(side.rows, of.tolist())}
+        best = self._similarity(system, task, side, texts).argmax(1).tolist()
+        return [Example(row, task.captions[row][0], names[found]) for row, found in zip(side.rows, best)]
 
-    def _similarity(self, system: System, task: Task, side: Side) -> Tensor:
-        """Cosine of the side's pictures (rows) and texts (columns)."""
+    def _texts(self, task: Task, side: Side) -> tuple[list[str], Tensor]:
+        """The different texts of a side, and which of them each row has, (n,)."""
         texts = [task.full_text(i) if side.name == "held_out" else task.captions[i][0] for i in side.rows]
+        place = {text: column for column, text in enumerate(dict.fromkeys(texts))}
+        return list(place), torch.tensor([place[text] for text in texts])
+
+    def _similarity(self, system: System, task: Task, side: Side, texts: list[str]) -> Tensor:
+        """Cosine of the side's pictures (rows) and texts (columns)."""
         images = in_chunks(lambda x: self.embed_pictures(system, x), side.pictures)
         words = in_chunks(lambda ids, n: self.embed_texts(system, Tokens(ids, n)), *task.encode(texts, EVAL_TOKENS))
         return images @ words.T

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig
+from mmkernels.models.config import PictureConfig, SystemConfig
 from mmkernels.models.metrics import percent
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import CHUNK, Objective, Score, Seen, Side
@@ -38,14 +38,14 @@ class MaskedPatches(Objective):
     name = "masked_patches"
 
     def missing(self, config: SystemConfig) -> str | None:
-        return "an image tower" if config.image is None else None
+        return None if isinstance(config.image, PictureConfig) else "an image tower"
 
     def head(self, system: System) -> nn.Module:
-        assert system.config.image is not None, "missing() has said so"
+        assert isinstance(system.config.image, PictureConfig), "missing() has said so"
         return nn.Linear(system.widths[1], 3 * system.config.image.patch**2)
 
     def draw(self, draw: Draw, held_out: bool) -> Hidden:
-        assert draw.pairs is not None and draw.config.image is not None, "this objective is about pictures"
+        assert draw.pairs is not None and isinstance(draw.config.image, PictureConfig)
         cells = (draw.pairs.pictures.shape[-1] // draw.config.image.patch) ** 2
         share = max(MIN_SHARE, draw.recipe.mask_share)
         return Hidden(torch.rand(len(draw.rows), cells, generator=draw.generator) < share)
@@ -58,7 +58,7 @@ class MaskedPatches(Objective):
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """How much of the variance of hidden pixels is explained, beside the mean colour of the visible cells (0 %)."""
-        assert system.config.image is not None, "missing() has said so"
+        assert isinstance(system.config.image, PictureConfig), "missing() has said so"
         generator, patch = torch.Generator().manual_seed(JUDGE_SEED), system.config.image.patch
         ours, plain = 0.0, 0.0
         for at in range(0, len(side.rows), CHUNK):
@@ -79,7 +79,7 @@ class MaskedPatches(Objective):
         self, system: System, pictures: Tensor, hidden: Tensor, texts: Tokens | None, tags: Tokens | None
     ) -> Tensor:
         """Mean squared error of every cell, hidden or not, (B, N)."""
-        assert system.config.image is not None, "missing() has said so"
+        assert isinstance(system.config.image, PictureConfig), "missing() has said so"
         patch = system.config.image.patch
         tokens = system.see(grey(pictures, hidden, patch))
         if texts is not None:

@@ -59,7 +59,7 @@ class MaskedWords(Objective):
         pictures = None if system.interaction is None else seen.pictures()
         logits = self.logits(system, texts, pictures, tags)
         words = texts.words if tags is None else torch.cat([texts.words, tags.words])
-        return F.cross_entropy(logits, words)
+        return F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))  # no text may have a word
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy on one hidden word of each text: name, tags and label, or the name where tags have a segment."""
@@ -81,6 +81,8 @@ class MaskedWords(Objective):
             plain = None if tags is None else Masked(tags, torch.arange(0), torch.arange(0))
             return self.logits(system, everywhere, seen, plain).argmax(-1).view_as(ids)
 
+        if not words:
+            return [Score("accuracy", 0.0, percent(1 / task.tokenizer.size))]
         guesses = in_chunks(guess, ids, texts.lengths, None if alone else side.pictures, tags)
         right = sum(int(guesses[place]) == word for place, word in zip(places, words)) / len(words)
         majority = percent(majority_share([str(word) for word in words]))

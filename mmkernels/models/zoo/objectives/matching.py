@@ -80,12 +80,15 @@ class Matching(Objective):
 
 
 def negatives(labels: list[int], hard: bool, rng: random.Random) -> list[int]:
-    """For each row of a batch another one: of the same label where there is one and it shall be hard."""
+    """For each row of a batch another one: of the same label where there is one and it shall be hard.
+
+    A row that is alone has no other than itself.
+    """
     by_label: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
         by_label.setdefault(label, []).append(row)
     found = []
     for row, label in enumerate(labels):
         others = [other for other in by_label[label] if other != row] if hard else []
-        found.append(rng.choice(others or [other for other in range(len(labels)) if other != row]))
+        found.append(rng.choice(others or [other for other in range(len(labels)) if other != row] or [row]))
     return found

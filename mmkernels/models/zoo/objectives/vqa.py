@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.batches import VqaBatch, vqa_batch
-from mmkernels.models.config import SystemConfig
+from mmkernels.models.config import PictureConfig, SystemConfig
 from mmkernels.models.fusion import AnswerFusion
 from mmkernels.models.heads import AnswerHead
 from mmkernels.models.metrics import accuracy, majority
@@ -49,7 +49,8 @@ class Vqa(Objective):
     pairs = False
 
     def missing(self, config: SystemConfig) -> str | None:
-        return "an image tower and a text tower" if config.image is None or config.text is None else None
+        has = isinstance(config.image, PictureConfig) and config.text is not None
+        return None if has else "an image tower and a text tower"
 
     def head(self, system: System) -> nn.Module:
         if not system.sizes.answers:

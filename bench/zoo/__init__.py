@@ -1,0 +1,1 @@
+"""A training step of every system of the zoo: naive torch beside the fused kernels."""
