@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
+
+from mmkernels.models.regimes import DistillationConfig, PseudoLabelConfig
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 NORMS = ("layer", "rms")
@@ -265,6 +267,7 @@ class TrainConfig:
         media: pictures that a text speaks of, one after the other.
         autocast: "bf16", or None for fp32.
         patience: evaluations of the held-out loss without a new best one before training stops; None: never.
+        distillation: from a teacher, or None; pseudo_labels: of pictures without labels, where that is an objective.
     """
 
     objectives: tuple[tuple[str, float], ...]
@@ -286,6 +289,8 @@ class TrainConfig:
     autocast: str | None = None
     compile: bool = False
     patience: int | None = None
+    distillation: DistillationConfig | None = None
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate", "grids", "media"):
@@ -313,7 +318,7 @@ TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         TransformerConfig, CnnConfig, VitConfig, TextConfig, SingleStreamConfig, CoAttentionConfig, DecoderConfig,
-        ContrastiveConfig, SystemConfig, TrainConfig,
+        ContrastiveConfig, SystemConfig, TrainConfig, DistillationConfig, PseudoLabelConfig,
     )
 }  # fmt: skip
 

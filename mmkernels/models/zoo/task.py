@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -28,6 +28,7 @@ class Task:
 
     `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
     from the training side alone. `corpus` is there where the pictures are emoji, of which questions can be composed.
+    `unlabelled` are more pictures for training, whose texts and labels it does not look at.
     """
 
     pictures: Tensor  # premultiplied RGBA, float (N, 4, S, S)
@@ -41,6 +42,7 @@ class Task:
     tokenizer: WordTokenizer
     fingerprint: str
     corpus: Corpus | None = None
+    unlabelled: list[int] = field(default_factory=list)
 
     @cached_property
     def classes(self) -> list[str]:

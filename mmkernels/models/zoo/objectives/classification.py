@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.config import SystemConfig, TrainConfig
 from mmkernels.models.metrics import percent
-from mmkernels.models.zoo.objectives.base import Example, Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Example, Predicting, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.outputs import Predictions
 from mmkernels.models.zoo.task import UNKNOWN, majority_share
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmkernels.models.zoo.task import Task
 
 
-class Classification(Objective):
+class Classification(Predicting):
     """A linear layer on the picture's vector."""
 
     name = "classification"
@@ -29,9 +29,9 @@ class Classification(Objective):
         assert system.config.image is not None, "missing() has said so"
         return nn.Linear(system.config.image.width, system.sizes.classes)
 
-    def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: Any) -> Predictions:
         logits = self.logits(system, seen.pictures())
-        return F.cross_entropy(logits, seen.pairs.labels, ignore_index=UNKNOWN, label_smoothing=seen.recipe.smoothing)
+        return Predictions(logits, seen.pairs.labels, UNKNOWN, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy among the classes of training."""
