@@ -24,7 +24,7 @@ def quantize(model: nn.Module) -> None:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise ValueError("int8 weights need torchao: pip install mmkernels[compression]") from None
-    quantize_(model, Int8WeightOnlyConfig(version=2))
+    quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:

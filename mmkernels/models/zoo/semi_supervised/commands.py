@@ -13,6 +13,7 @@ from mmkernels.models.regimes import PseudoLabelConfig
 from mmkernels.models.sealed import prepare_folder, write_atomically
 from mmkernels.models.tables import print_tables
 from mmkernels.models.zoo.commands import load_task, note
+from mmkernels.models.zoo.compression.smaller import smaller
 from mmkernels.models.zoo.objectives import choose
 from mmkernels.models.zoo.runs import Stopped
 from mmkernels.models.zoo.semi_supervised.few_labels import LABELS, with_labels
@@ -24,6 +25,8 @@ RESULTS_NAME = "semi_supervised.json"
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of `mmkernels semi`, but for --json, --backend and --threads, which other commands share."""
     sub.add_argument("--preset", default="vit", help="a system of the zoo with an image tower (vit)")
+    sub.add_argument("--width", type=float, default=1.0, metavar="SHARE", help="of the preset's width (1)")
+    sub.add_argument("--layers", type=float, default=1.0, metavar="SHARE", help="of the preset's layers (1)")
     sub.add_argument("--out", default="runs/semi", help="folder of runs and results (runs/semi)")
     sub.add_argument("--labels", default="group", help=f"what is told apart: {' or '.join(LABELS)} (group)")
     sub.add_argument("--per-class", type=int, default=4, metavar="N", help="labelled pictures of each class (4)")
@@ -40,6 +43,7 @@ def semi_supervised(args: argparse.Namespace) -> int:
     """Few labels: pseudo-labels and pre-training without labels, beside the labelled part alone, with seeds."""
     page, config = presets.find(args.preset)
     choose([SUPERVISED], config)
+    config = smaller(config, args.width, args.layers)
     recipe = page.recipe if args.rate is None else replace(page.recipe, rate=args.rate)
     pseudo = PseudoLabelConfig(args.unlabelled, args.confidence)
     plan = Plan(args.per_class, args.steps, args.pretrain_steps, args.seeds, args.weight, pseudo)
