@@ -79,7 +79,7 @@ def compare(
     saved.check_data(task, path)
     found = [(TEACHER, [deploy(saved)]), (TEACHER_INT8, [deploy(saved, "int8")])]
     if plan.steps:
-        runs = {name: [] for name in (ALONE, TAUGHT)}
+        runs: dict[str, list[ZooCheckpoint]] = {ALONE: [], TAUGHT: []}
         for seed in range(plan.seeds):
             for name, setup in students(path, saved, plan, seed, backend).items():
                 say(f"{name}, seed {seed}: {plan.steps} steps")

@@ -18,7 +18,8 @@ def few_labels(task: Task, per_class: int, seed: int) -> Task:
     The others of training are `unlabelled`: nothing looks at their labels. Which ones is drawn with the seed.
     """
     at_least("labels per class", per_class, 1)
-    rng, by_class = random.Random(f"{seed}/labels"), {}
+    rng = random.Random(f"{seed}/labels")
+    by_class: dict[str, list[int]] = {}
     for row in task.train:
         by_class.setdefault(task.labels[row], []).append(row)
     labelled = sorted(

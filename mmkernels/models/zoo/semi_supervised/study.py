@@ -77,7 +77,8 @@ def compare(
         ValueError: the system has no image tower, or the task too few pictures.
         Stopped: a signal came; what is done stays in the folder.
     """
-    plan, accuracy = study.plan, {}
+    plan = study.plan
+    accuracy: dict[str, dict[str, list[float]]] = {}
     for seed in range(plan.seeds):
         few = few_labels(study.task, plan.per_class, seed)
         for name, saved in _arms(study, few, out / f"seed-{seed}", seed, stop, say):
