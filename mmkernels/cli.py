@@ -156,6 +156,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 
 def _add_zoo(sub: argparse.ArgumentParser) -> None:
     zoo = sub.add_argument_group("presets of the zoo", "docs/zoo.md lists presets and objectives")
+    zoo.add_argument("--data", metavar="NAME|FOLDER", help="openmoji, tuxpaint, or a folder: docs/data.md (openmoji)")
     zoo.add_argument("--objective", metavar="NAME[:WEIGHT],...", help="what to learn (the preset's own)")
     zoo.add_argument("--batch", type=_positive, metavar="N", help="pictures of a micro-batch (the preset's)")
     zoo.add_argument("--accumulate", type=_positive, metavar="N", help="micro-batches a step (1)")

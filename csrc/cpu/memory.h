@@ -125,6 +125,12 @@ inline void pair_rows(const void* high, const void* low, int64_t columns, int64_
     return row ? *reinterpret_cast<const HalfUnaligned*>(row + c) : Half{};
   };
   int64_t c = 0;
+  for (; above && below && c + 2 * kLanes <= columns; c += 2 * kLanes) {
+    Float paired[2];
+    pair_neighbouring_columns(above + c, below + c, paired);
+    store(to + c, paired[0]);
+    store(to + c + kLanes, paired[1]);
+  }
   for (; c + kLanes <= columns; c += kLanes) store(to + c, pair(halves(above, c), halves(below, c)));
   for (; c < columns; ++c) {
     const uint32_t word = static_cast<uint32_t>(above ? above[c] : 0) << 16 | (below ? below[c] : 0);

@@ -314,6 +314,19 @@ inline Float pair(Float high, Float low) {
 inline Float pair(Half high, Half low) {
   return (Float)(__builtin_convertvector(high, Word) << 16 | __builtin_convertvector(low, Word));
 }
+/// The same of twice kLanes numbers of two rows, as two vectors.
+inline void pair_neighbouring_columns(const uint16_t* high, const uint16_t* low, Float paired[2]) {
+#if MMK_AVX512_BF16
+  const __m512i above = _mm512_loadu_si512(high), below = _mm512_loadu_si512(low);
+  const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  paired[0] = (Float)_mm512_permutex2var_epi16(below, order, above);
+  paired[1] = (Float)_mm512_permutex2var_epi16(below, _mm512_add_epi16(order, _mm512_set1_epi16(16)), above);
+#else
+  const auto at = [](const uint16_t* row, int i) { return *reinterpret_cast<const HalfUnaligned*>(row + i * kLanes); };
+  for (int i = 0; i < 2; ++i) paired[i] = pair(at(high, i), at(low, i));
+#endif
+}
 inline Int not_finite_pair(Float x) { return not_finite((Float)((Word)x << 16)) | not_finite(x); }
 
 // ---- moves across lanes ----

@@ -94,6 +94,14 @@ def recall_bars(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     return _finish(figure)
 
 
+def bars(values: dict[str, float], xlabel: str, ylabel: str) -> str:
+    """One bar a name."""
+    figure, ax = _figure(1, 1, 5, 2.6)
+    ax.bar_label(ax.bar(list(values), list(values.values()), color=FUSED), fmt="%.1f", fontsize=7)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return _finish(figure)
+
+
 def word_maps(picture: Tensor, maps: WordMaps) -> str:
     """The picture, then one panel per word with what it attends to laid over the picture."""
     count = len(maps.words) + 1

@@ -49,6 +49,23 @@ def caption_scores(captions: Sequence[str], truth: Sequence[str]) -> dict[str, f
     return {"exact": percent(exact), "word F1": percent(sum(word_f1(a, b) for a, b in pairs) / len(pairs))}
 
 
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """CIDEr: mean cosine of n-grams of up to four words, weighted by how few of the references have them, times 10.
+
+    Unlike exact matches it counts every reference of a picture; weights are of these references alone, so that figures
+    of different sets do not compare. Words are those of `words`. Source: Vedantam et al., "CIDEr: consensus-based image
+    description evaluation", 2015, as pycocoevalcap computes it.
+    """
+    from pycocoevalcap.cider.cider import Cider
+
+    def plain(text: str) -> str:
+        return " ".join(words(text))
+
+    said = {i: [plain(caption)] for i, caption in enumerate(captions)}
+    truth = {i: [plain(text) for text in texts] for i, texts in enumerate(references)}
+    return round(float(Cider().compute_score(truth, said)[0]), 2)
+
+
 def majority(answers: Sequence[str], kinds: Sequence[str]) -> dict[str, float]:
     """Accuracy of always giving the most frequent answer of a kind of question; "all" over all questions."""
     by_kind: dict[str, Counter[str]] = {}

@@ -285,7 +285,7 @@ def test_the_split_of_a_named_problem(run: Run) -> None:
 def test_intervals_and_the_same_mask_written_out(run: Run, dtype: torch.dtype) -> None:
     """Of a block that intervals cut, only the keys in between are multiplied; a dense mask has every key of it tested.
 
-    A dense mask that is one of intervals would be taken as such: the last row, which gives nothing to any gradient, is not.
+    A dense mask of intervals would be taken as such: the last row is none, and gives nothing to any gradient.
     """
     start = torch.arange(ROWS) * 3
     masks = {

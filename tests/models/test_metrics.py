@@ -7,7 +7,7 @@ import torch
 
 from mmkernels.models import baselines
 from mmkernels.models.captions import full_caption, words
-from mmkernels.models.metrics import accuracy, caption_scores, chance, majority, recall, word_f1
+from mmkernels.models.metrics import accuracy, caption_scores, chance, cider, majority, recall, word_f1
 
 
 def test_recall_counts_ranks():
@@ -66,3 +66,11 @@ def test_plain_pictures_find_themselves(corpus):
     indices = list(range(len(corpus.rows)))
     scores = recall(baselines.view_similarity(corpus, corpus.over_white(indices)), indices)
     assert scores["R@10"] > 99 and scores["R@1"] > 90
+
+
+def test_cider() -> None:
+    truth = [["a red apple", "an apple that is red"], ["two green cars on a road"], ["one dog"]]
+    right = cider([texts[0] for texts in truth], truth)
+    assert cider(["A red apple!", "two green cars on a road", "one dog"], truth) == right > 2  # words, not characters
+    assert cider(["two green cars on a road", "one dog", "a red apple"], truth) < 0.1  # what is said of others
+    assert 0 < cider(["an apple", "", "dog"], truth) < right  # a caption may be empty

@@ -5,9 +5,10 @@ A tenth of the captions are of other pictures here, as on the web. The published
 is not one of these parts.
 """
 
-from mmkernels.models.config import CnnConfig, SystemConfig, TextConfig, TrainConfig, TransformerConfig
+from mmkernels.models.config import CnnConfig, SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets.clip import CAPTIONER
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 PAGE = Page(
     name="align",

@@ -3,8 +3,9 @@
 Source: Devlin et al., "BERT: pre-training of deep bidirectional Transformers for language understanding", 2019.
 """
 
-from mmkernels.models.config import SystemConfig, TextConfig, TrainConfig, TransformerConfig
+from mmkernels.models.config import SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def bert_text(width: int, heads: int, layers: int) -> TextConfig:

@@ -9,11 +9,11 @@ from mmkernels.models.config import (
     DecoderConfig,
     SystemConfig,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
     VitConfig,
 )
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 CAPTIONER = DecoderConfig(TextConfig(TransformerConfig(layers=2), causal=True), fuse=True)
 

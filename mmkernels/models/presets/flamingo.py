@@ -5,16 +5,10 @@ image tower is an NFNet; CLIP's ViT-L/14 stands for it, as in Awadalla et al., "
 gates start open, and the image tower, which would be pretrained, learns classes as well.
 """
 
-from mmkernels.models.config import (
-    CnnConfig,
-    DecoderConfig,
-    SystemConfig,
-    TextConfig,
-    TrainConfig,
-    TransformerConfig,
-)
+from mmkernels.models.config import CnnConfig, DecoderConfig, SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets import clip
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def published(width: int, heads: int, layers: int, every: int) -> SystemConfig:

@@ -4,8 +4,9 @@ Sources: Raffel et al., "Exploring the limits of transfer learning with a unifie
 Shazeer, "GLU variants improve Transformer", 2020; Chung et al., "Scaling instruction-finetuned language models", 2022.
 """
 
-from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TrainConfig, TransformerConfig
+from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def system(blocks: TransformerConfig, vocabulary: int | None = None) -> SystemConfig:

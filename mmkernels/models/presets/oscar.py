@@ -4,9 +4,9 @@ Source: Li et al., "Oscar: object-semantics aligned pre-training for vision-lang
 detector; here they are the keywords that people gave the picture, so that they are always right.
 """
 
-from mmkernels.models.config import TrainConfig
 from mmkernels.models.presets import uniter
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 PAGE = Page(
     name="oscar",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 
 
 @dataclass(frozen=True)

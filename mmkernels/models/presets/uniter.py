@@ -9,12 +9,12 @@ from mmkernels.models.config import (
     SingleStreamConfig,
     SystemConfig,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
     VitConfig,
 )
 from mmkernels.models.presets.bert import VOCABULARY, bert_text
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def published(width: int, heads: int, layers: int, tags: bool = False) -> SystemConfig:

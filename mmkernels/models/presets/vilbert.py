@@ -5,17 +5,10 @@ Source: Lu et al., "ViLBERT: pretraining task-agnostic visiolinguistic represent
 scratch, the towers learn to match by the contrastive loss first (Li et al., "Align before fuse", 2021).
 """
 
-from mmkernels.models.config import (
-    CnnConfig,
-    CoAttentionConfig,
-    SystemConfig,
-    TextConfig,
-    TrainConfig,
-    TransformerConfig,
-    VitConfig,
-)
+from mmkernels.models.config import CnnConfig, CoAttentionConfig, SystemConfig, TextConfig, TransformerConfig, VitConfig
 from mmkernels.models.presets.bert import VOCABULARY, bert_text
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def published() -> SystemConfig:

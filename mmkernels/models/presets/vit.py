@@ -3,8 +3,9 @@
 Source: Dosovitskiy et al., "An image is worth 16x16 words", 2021 (its table 1).
 """
 
-from mmkernels.models.config import SystemConfig, TrainConfig, TransformerConfig, VitConfig
+from mmkernels.models.config import SystemConfig, TransformerConfig, VitConfig
 from mmkernels.models.presets.page import Page
+from mmkernels.models.recipe import TrainConfig
 
 
 def published(width: int, heads: int, layers: int, patch: int) -> SystemConfig:

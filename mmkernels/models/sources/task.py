@@ -25,9 +25,9 @@ def task_of(data: PictureSet) -> Task:
         captions=data.captions,
         tags=[()] * len(data),
         labels=data.labels,
-        groups=data.split.group,
         train=data.train,
         held_out=data.held_out,
         tokenizer=WordTokenizer.train(texts),
         fingerprint=data.fingerprint,
+        licence=data.licence,
     )

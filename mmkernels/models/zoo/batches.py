@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mmkernels.models.batches import Epochs, randomness
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Objective
 from mmkernels.models.zoo.task import Task

@@ -8,10 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import SystemConfig, TrainConfig, from_json, to_json
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.saved_run import SavedRun
+from mmkernels.models.serial import from_json, to_json
 from mmkernels.models.zoo.system import Sizes, System
 from mmkernels.models.zoo.task import Task
+
+OWN = ("preset", "data", "steps", "best_loss", "stale", "stopped")
+"""Fields that JSON takes as they are."""
 
 
 @dataclass(kw_only=True)
@@ -25,6 +30,7 @@ class ZooCheckpoint(SavedRun):
     GROUPS = ("model", "optimizer", "history", "best")
 
     preset: str
+    data: str
     config: SystemConfig
     recipe: TrainConfig
     sizes: Sizes
@@ -35,14 +41,14 @@ class ZooCheckpoint(SavedRun):
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def pack(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("preset", "steps", "best_loss", "stale", "stopped")}
+        plain = {name: getattr(self, name) for name in OWN}
         return {
             **plain, "sizes": asdict(self.sizes), "config": to_json(self.config), "recipe": to_json(self.recipe)
         }  # fmt: skip
 
     @classmethod
     def unpack(cls, header: dict[str, Any]) -> dict[str, Any]:
-        plain = {name: header[name] for name in ("preset", "steps", "best_loss", "stale", "stopped")}
+        plain = {name: header[name] for name in OWN}
         config, recipe = from_json(header["config"]), from_json(header["recipe"])
         return {**plain, "sizes": Sizes(**header["sizes"]), "config": config, "recipe": recipe}
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmkernels.models import loop, presets
+from mmkernels.models import loop, presets, sources
 from mmkernels.models.backends import Backends
-from mmkernels.models.config import SystemConfig, TrainConfig, with_dropout, with_window
+from mmkernels.models.config import SystemConfig, with_dropout, with_window
 from mmkernels.models.progress import Progress
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.sealed import prepare_folder
+from mmkernels.models.sources.task import task_of
 from mmkernels.models.tables import Table, print_tables
 from mmkernels.models.zoo import evaluate as evaluation
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
@@ -23,13 +25,17 @@ from mmkernels.models.zoo.objectives import choose, parse
 from mmkernels.models.zoo.report import Story, write_report
 from mmkernels.models.zoo.task import Task, openmoji_task
 from mmkernels.models.zoo.training import Setup, Trainer, steps_for_minutes
+from mmkernels.models.zoo.window_times import tower_blocks, window_times
 
 OPTIONS = (
-    "objective", "batch", "accumulate", "rate", "schedule", "autocast", "compile", "patience", "window", "start",
+    "data", "objective", "batch", "accumulate", "rate", "schedule", "autocast", "compile", "patience", "window",
+    "start",
 )  # fmt: skip
 """Arguments of train that the demo's presets do not have."""
 RECIPE = ("batch", "accumulate", "rate", "schedule", "autocast", "patience")  # of them, fields of a recipe
 MINUTES = 1.0
+DATA = "openmoji"
+SHOWN_NOTES = 10  # of a source: rows that were left out, and why
 TEXT_ALONE_SIDE = 32  # pixels of pictures that no tower looks at
 
 
@@ -46,7 +52,8 @@ def train(args: argparse.Namespace, path: Path) -> int:
         if strange:
             raise ValueError(f"--resume takes these from the checkpoint, do not give them again: {', '.join(strange)}")
         Backends.choose(args.backend)
-        trainer = Trainer.resume(path, load_task(ZooCheckpoint.load(path).config), args.backend)
+        saved = ZooCheckpoint.load(path)
+        trainer = Trainer.resume(path, load_task(saved.config, saved.data), args.backend)
     else:
         trainer = _new_trainer(args, path)
     setup, names = trainer.setup, trainer.loss_names
@@ -87,14 +94,16 @@ def evaluate(args: argparse.Namespace, path: Path) -> int:
     if args.report:
         prepare_folder(Path(args.report).parent)
     loop.configure_torch(args.threads)
-    task = load_task(saved.config)
+    task = load_task(saved.config, saved.data)
     saved.check_data(task, path)
     system = saved.build_model(args.backend)
     if saved.step < saved.steps and not saved.stopped:
         note(f"this checkpoint stands at step {saved.step} of {saved.steps}", "eval")
     scores = evaluation.evaluate(system, task, saved.recipe)
     if args.report:
-        write_report(Story(saved, system, task, scores), Path(args.report))
+        blocks = tower_blocks(saved.config)
+        windows = None if blocks is None else window_times(blocks, backend=system.backends.attention)
+        write_report(Story(saved, system, task, scores, windows), Path(args.report))
     if args.json:
         plain = {"checkpoint": str(path), "preset": saved.preset, "step": saved.step}
         print(json.dumps({**plain, **evaluation.as_json(scores)}, indent=1))
@@ -103,9 +112,24 @@ def evaluate(args: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def load_task(config: SystemConfig) -> Task:
-    """The pictures that a system is trained and judged on, at its size."""
-    return openmoji_task(TEXT_ALONE_SIDE if config.image is None else config.image.side)
+def load_task(config: SystemConfig, data: str) -> Task:
+    """The pictures that a system is trained and judged on, at its size.
+
+    Args:
+        data: a source of `mmkernels.models.sources`, or a folder.
+
+    Raises:
+        ValueError: no such data, or it cannot be used.
+    """
+    side = TEXT_ALONE_SIDE if config.image is None else config.image.side
+    if data == DATA:  # with its tags, and as what questions are composed of
+        return openmoji_task(side)
+    found = sources.load(data, size=side)
+    for text in found.notes[:SHOWN_NOTES]:
+        note(f"{data}: {text}")
+    if len(found.notes) > SHOWN_NOTES:
+        note(f"{data}: and {len(found.notes) - SHOWN_NOTES} more notes of this kind")
+    return task_of(found)
 
 
 def configure(args: argparse.Namespace) -> tuple[SystemConfig, TrainConfig]:
@@ -135,10 +159,13 @@ def _new_trainer(args: argparse.Namespace, path: Path) -> Trainer:
     if not 0 < minutes < math.inf:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     Backends.choose(args.backend)
-    setup = Setup(args.preset, config, recipe, 1 if args.steps is None else args.steps, args.seed or 0, args.backend)
+    steps, data = 1 if args.steps is None else args.steps, DATA if args.data is None else args.data
+    if data not in sources.NAMES:
+        data = str(Path(data).resolve())  # a checkpoint may be looked at from another folder
+    setup = Setup(args.preset, config, recipe, steps, args.seed or 0, args.backend, data)
     start = None if args.start is None else ZooCheckpoint.load(Path(args.start)).model
     prepare_folder(path.parent)
-    task = load_task(config)
+    task = load_task(config, setup.data)
     if args.steps is None:
         setup = replace(setup, steps=steps_for_minutes(task, setup, minutes))
     return Trainer(task, setup, start)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmkernels.models.config import TrainConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tables import Table, number
 from mmkernels.models.zoo.objectives import OBJECTIVES, Score, Side
 from mmkernels.models.zoo.system import System

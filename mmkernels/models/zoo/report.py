@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmkernels.models import figures
 from mmkernels.models.html_page import card, cards, page, paragraph, plot, section, table
-from mmkernels.models.openmoji import ATTRIBUTION
 from mmkernels.models.sealed import write_atomically
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.evaluate import SIDES, Scores, as_tables, sides_of
@@ -16,6 +15,7 @@ from mmkernels.models.zoo.maps import look
 from mmkernels.models.zoo.objectives import OBJECTIVES, Side
 from mmkernels.models.zoo.system import System
 from mmkernels.models.zoo.task import Task
+from mmkernels.models.zoo.window_times import TOKENS
 
 SHOWN, SHOWN_MAPS = 10, 4
 EXAMPLE_SEED = 5  # which examples are shown; they are drawn, not chosen
@@ -23,12 +23,13 @@ EXAMPLE_SEED = 5  # which examples are shown; they are drawn, not chosen
 
 @dataclass(frozen=True)
 class Story:
-    """What the report is about."""
+    """What the report is about. `windows`: milliseconds of a tower's layer by its window, where they were measured."""
 
     saved: ZooCheckpoint
     system: System
     task: Task
     scores: Scores
+    windows: dict[str, float] | None = None
 
 
 def write_report(story: Story, path: Path) -> None:
@@ -48,7 +49,8 @@ def render(story: Story) -> str:
             section("training", "Training", [_losses(saved)]),
             section("examples", "Examples", _examples(story, sides)),
             section("attention", "Where it looks", _attention(story, sides[1])),
-            f"<footer>{paragraph(ATTRIBUTION if story.task.corpus else '')}</footer>",
+            section("window", "Local attention", _windows(story.windows)),
+            f"<footer>{paragraph(story.task.licence)}</footer>",
         ],
     )
 
@@ -103,3 +105,14 @@ def _attention(story: Story, side: Side) -> list[str]:
     if not parts:
         return [paragraph("No layer of this system attends from words or a class token to the cells of a picture.")]
     return [paragraph("Weights of the last such layer, mean over its heads: exp(logits - lse)."), *parts]
+
+
+def _windows(times: dict[str, float] | None) -> list[str]:
+    if times is None:
+        return [paragraph("Not measured: no tower of this system is a Transformer, or nobody asked.")]
+    rows = [[window, f"{value:.1f}", f"{times['all'] / value:.2f} x"] for window, value in times.items()]
+    title = f"A layer of the tower over {TOKENS:,} tokens, forward and backward"
+    return [
+        table(title, ["tokens seen on either side", "ms", "all / this"], rows),
+        plot(figures.bars(times, "tokens seen on either side", "ms"), "time against window"),
+    ]

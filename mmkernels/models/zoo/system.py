@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mmkernels.models.backends import Backends
-from mmkernels.models.config import CoAttentionConfig, SingleStreamConfig, SystemConfig, TrainConfig
+from mmkernels.models.config import CoAttentionConfig, SingleStreamConfig, SystemConfig
 from mmkernels.models.interaction import CoAttention, SingleStream
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, EOS, Tokens
 from mmkernels.models.towers import CnnTower, TextTower, VitTower, image_tower, mean_over_words
 from mmkernels.models.zoo.batches import Batch

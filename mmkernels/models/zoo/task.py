@@ -1,4 +1,4 @@
-"""What a run is about: pictures, their texts and labels, and which of them are held out. Data comes in here alone."""
+"""What a run is about: pictures, their texts and labels, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mmkernels.models.augment import TRAINING_STRENGTH, augment
 from mmkernels.models.captions import MAX_TAGS, mixed_caption
 from mmkernels.models.corpus import Corpus, load_corpus
-from mmkernels.models.openmoji import over, premultiplied
+from mmkernels.models.openmoji import ATTRIBUTION, over, premultiplied
 from mmkernels.models.questions import HELD_OUT_KINDS, KINDS, SceneMaker
 from mmkernels.models.tokenizer import PAD, Tokens, WordTokenizer
 
@@ -24,7 +24,7 @@ UNKNOWN = -1  # the label of a picture whose class training has not
 
 @dataclass(frozen=True)
 class Task:
-    """Columns with one entry per picture, and the two sides of the split.
+    """Columns with one entry per picture, and the two sides of the split. A label may be "", which is none.
 
     `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it. Vocabulary and classes come
     from the training side alone. `corpus` is there where the pictures are emoji, of which questions can be composed.
@@ -36,22 +36,22 @@ class Task:
     captions: list[tuple[str, ...]]
     tags: list[tuple[str, ...]]
     labels: list[str]
-    groups: list[int]  # families: what shares one is never on both sides
     train: list[int]
     held_out: list[int]
     tokenizer: WordTokenizer
     fingerprint: str
+    licence: str  # and whose they are
     corpus: Corpus | None = None
     unlabelled: list[int] = field(default_factory=list)
 
     @cached_property
     def classes(self) -> list[str]:
         """The labels of training, in alphabetical order."""
-        return sorted({self.labels[i] for i in self.train})
+        return sorted({self.labels[i] for i in self.train} - {""})
 
     @cached_property
     def label_of(self) -> Tensor:
-        """(N,), the number of each picture's class, UNKNOWN where training has none such."""
+        """(N,), the number of each picture's class, UNKNOWN where it has no label, or training none such."""
         number = {name: i for i, name in enumerate(self.classes)}
         return torch.tensor([number.get(name, UNKNOWN) for name in self.labels])
 
@@ -131,11 +131,11 @@ def openmoji_task(side: int, corpus: Corpus | None = None) -> Task:
         captions=[(row.name,) for row in rows],
         tags=[row.tags for row in rows],
         labels=[row.subgroup for row in rows],
-        groups=corpus.split.group,
         train=corpus.train,
         held_out=corpus.held_out,
         tokenizer=corpus.tokenizer,
         fingerprint=corpus.fingerprint,
+        licence=ATTRIBUTION,
         corpus=corpus,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmkernels.models.config import TrainConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.regimes import DistillationConfig
 from mmkernels.models.sealed import fingerprint
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint

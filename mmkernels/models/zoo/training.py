@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.loop import Loop, adamw, fastest_quarter
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.saved_run import optimizer_tensors, restore_optimizer
 from mmkernels.models.schedule import learning_rate
 from mmkernels.models.zoo.batches import Batch, Batches
@@ -32,7 +33,7 @@ PROBED_STEPS, WARM_UP_STEPS = 8, 3  # of the measurement that fixes a run's step
 class Setup:
     """What a run is: a preset's configuration and recipe, as the user changed them, for a number of steps.
 
-    `backend`: a backend's name, or None for the best there is.
+    `backend`: a backend's name, or None for the best there is; `data`: what `commands.load_task` finds the task by.
     """
 
     preset: str
@@ -41,6 +42,7 @@ class Setup:
     steps: int
     seed: int = 0
     backend: str | None = None
+    data: str = "openmoji"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -96,7 +98,8 @@ class Trainer(Loop):
         """
         saved = ZooCheckpoint.load(path)
         saved.check_data(task, path)
-        setup = Setup(saved.preset, saved.config, saved.recipe, saved.steps, saved.seed, backend or saved.backend)
+        backend = backend or saved.backend
+        setup = Setup(saved.preset, saved.config, saved.recipe, saved.steps, saved.seed, backend, saved.data)
         trainer = cls(task, setup)
         saved.load_weights(trainer.model)
         trainer.step, trainer.seconds = saved.step, saved.seconds
@@ -170,6 +173,7 @@ class Trainer(Loop):
         setup = self.setup
         return ZooCheckpoint(
             preset=setup.preset,
+            data=setup.data,
             config=setup.config,
             recipe=setup.recipe,
             sizes=self.sizes,

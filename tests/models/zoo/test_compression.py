@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmkernels.models.config import from_json, to_json
 from mmkernels.models.loop import StopRequest
 from mmkernels.models.presets import PAGES
 from mmkernels.models.saved_run import FILE_NAME
+from mmkernels.models.serial import from_json, to_json
 from mmkernels.models.zoo.compression import commands
 from mmkernels.models.zoo.compression.deployed import Deployed, deploy, load_any
 from mmkernels.models.zoo.compression.int8 import load_plain_tensors, plain_tensors, quantize

@@ -14,15 +14,14 @@ from mmkernels.models.config import (
     SingleStreamConfig,
     SystemConfig,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
     VitConfig,
-    from_json,
-    to_json,
     with_dropout,
     with_window,
 )
 from mmkernels.models.presets import PAGES
+from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.serial import from_json, to_json
 from mmkernels.models.zoo.objectives import choose, parse
 
 BLOCKS = TransformerConfig()

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmkernels.models.config import from_json, to_json, with_dropout
+from mmkernels.models.config import with_dropout
 from mmkernels.models.presets import PAGES
 from mmkernels.models.regimes import DistillationConfig
 from mmkernels.models.saved_run import FILE_NAME
+from mmkernels.models.serial import from_json, to_json
 from mmkernels.models.zoo.compression.smaller import smaller
 from mmkernels.models.zoo.objectives import OBJECTIVES, learnt
 from mmkernels.models.zoo.objectives.base import Imitable, Seen

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmkernels.models.attention_maps import self_weights
+from mmkernels.models.presets import PAGES
 from mmkernels.models.zoo.evaluate import evaluate, sides_of
 from mmkernels.models.zoo.maps import look
 from mmkernels.models.zoo.report import Story, render, write_report
+from mmkernels.models.zoo.window_times import tower_blocks, window_times
 from mmkernels.nn import SelfAttention
 
 
@@ -61,6 +65,13 @@ def test_report(new_trainer, task, tmp_path):
         assert f'<section id="{name}">' in text
     assert text.count('class="card"') == 3 * 2 * 10 and "OpenMoji" in text and "<script" not in text
     assert "data:image/svg+xml" in text and "attention of:" in text
+    assert "Not measured" in text and "2.00 x" in render(replace(story, windows={"16": 1.0, "all": 2.0}))
+
+
+def test_window_times():
+    times = window_times(tower_blocks(PAGES["clip"].small), tokens=64)
+    assert list(times) == ["16", "64", "256", "1024", "all"] and all(value > 0 for value in times.values())
+    assert tower_blocks(PAGES["uniter"].small) is None, "a CNN, and words without layers"
 
 
 def test_sides_are_the_split(task):

@@ -52,11 +52,11 @@ def test_few_labels(groups):
 
 
 def test_labels_of_groups(task, groups):
-    assert with_labels(task, "subgroup") is task
+    assert with_labels(task, "own") is task
     assert set(groups.labels) == {row.group for row in task.corpus.rows} and len(groups.classes) < len(task.classes)
-    with pytest.raises(ValueError, match="labels must be one of group, subgroup, got 'colour'"):
+    with pytest.raises(ValueError, match="labels must be one of own, group, got 'colour'"):
         with_labels(task, "colour")
-    with pytest.raises(ValueError, match="labels must be subgroup where the pictures are not emoji"):
+    with pytest.raises(ValueError, match="labels must be own where the pictures are not emoji"):
         with_labels(replace(task, corpus=None), "group")
 
 
@@ -173,7 +173,7 @@ def test_verdict_says_so_where_nothing_is_gained(gains, said):
 
 def test_command(task, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "load_task", lambda *_: task)
-    line = f"--out {tmp_path} --steps 1 --pretrain-steps 0 --seeds 1 --per-class 1 --unlabelled 4"
+    line = f"--out {tmp_path} --steps 1 --pretrain-steps 0 --seeds 1 --per-class 1 --unlabelled 4 --labels group"
     assert commands.semi_supervised(arguments(f"{line} --json", commands.add_arguments)) == 0
     results = json.loads(capsys.readouterr().out)
     assert list(results["accuracy"]) == [ALONE, PSEUDO] and results["classes"] < 15

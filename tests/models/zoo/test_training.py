@@ -131,7 +131,7 @@ def test_checkpoint_round_trip(new_trainer, task, full_corpus, tmp_path):
     saved = trainer.checkpoint()
     saved.save(tmp_path / FILE_NAME)
     loaded = ZooCheckpoint.load(tmp_path / FILE_NAME)
-    for name in ("preset", "config", "recipe", "sizes", "steps", "seed", "step", "backend", "fingerprint"):
+    for name in ("preset", "data", "config", "recipe", "sizes", "steps", "seed", "step", "backend", "fingerprint"):
         assert getattr(loaded, name) == getattr(saved, name), name
     model = loaded.build_model("reference")
     assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in model.state_dict().items())

@@ -42,7 +42,7 @@ def compress(args: argparse.Namespace) -> int:
     Backends.choose(args.backend)
     loop.configure_torch(args.threads)
     prepare_folder(out)
-    task = load_task(saved.config)
+    task = load_task(saved.config, saved.data)
     with loop.StopRequest() as stop:
         try:
             results = compare(path, out, task, plan, args.backend, stop, lambda text: note(text, "compress"))

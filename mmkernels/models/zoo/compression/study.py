@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from mmkernels.models.config import TrainConfig
 from mmkernels.models.loop import StopRequest
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tables import Table, number
 from mmkernels.models.zoo.batches import Batch, Batches
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
@@ -115,7 +115,7 @@ def compare(
 def students(path: Path, saved: ZooCheckpoint, plan: Plan, seed: int, backend: str | None) -> dict[str, Setup]:
     """The smaller system on the teacher's recipe, alone and taught."""
     config = smaller(saved.config, plan.width, plan.layers)
-    alone = Setup(saved.preset, config, plain(saved.recipe), plan.steps, seed, backend)
+    alone = Setup(saved.preset, config, plain(saved.recipe), plan.steps, seed, backend, saved.data)
     lesson = distil_from(path, plan.weight, plan.temperature)
     return {ALONE: alone, TAUGHT: replace(alone, recipe=replace(alone.recipe, distillation=lesson))}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import Imitable, Objective, Score, Side
 from mmkernels.models.zoo.objectives.captioning import Captioning
 from mmkernels.models.zoo.objectives.classification import Classification

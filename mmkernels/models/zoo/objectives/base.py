@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.outputs import Outputs, Predictions
 
 if TYPE_CHECKING:

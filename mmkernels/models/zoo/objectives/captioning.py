@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmkernels.mask import Mask
 from mmkernels.models.captions import words
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
-from mmkernels.models.metrics import caption_scores
+from mmkernels.models.metrics import caption_scores, cider, percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
 from mmkernels.models.zoo.objectives.base import CHUNK, Example, Predicting, Score, Seen, Side
@@ -59,7 +60,7 @@ class Captioning(Predicting):
         return Predictions(logits, target, PAD, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Exact matches and word F1 of greedy captions."""
+        """Word F1, exact matches and CIDEr of greedy captions."""
         return caption_figures(self._captions(system, task, side, recipe), task, side.rows)
 
     def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
@@ -114,8 +115,12 @@ def interleaved(names: Tokens, count: int, media_word: int) -> Written:
 def caption_figures(captions: list[str], task: Task, rows: list[int]) -> list[Score]:
     """Beside the same captions dealt to other pictures, and the most frequent word of training's names everywhere."""
     truth, half = [task.captions[i][0] for i in rows], len(rows) // 2  # far away: neighbours are alike
-    shuffled = caption_scores(captions[half:] + captions[:half], truth)
+    dealt = captions[half:] + captions[:half]
     frequent = Counter(word for i in task.train for word in words(task.captions[i][0])).most_common(1)[0][0]
-    constant = caption_scores([frequent] * len(truth), truth)
-    model = caption_scores(captions, truth)
-    return [Score(measure, model[measure], shuffled[measure], constant[measure]) for measure in ("word F1", "exact")]
+    references = [task.captions[i] for i in rows]
+
+    def figures(said: list[str]) -> dict[str, float]:
+        return {**caption_scores(said, truth), "CIDEr, of 10": percent(cider(said, references) / 10)}
+
+    model, chance, constant = figures(captions), figures(dealt), figures([frequent] * len(truth))
+    return [Score(name, model[name], chance[name], constant[name]) for name in ("word F1", "exact", "CIDEr, of 10")]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import Example, Predicting, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.objectives.outputs import Predictions
 from mmkernels.models.zoo.task import UNKNOWN, majority_share

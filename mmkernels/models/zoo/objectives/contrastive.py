@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.heads import ContrastiveHead
 from mmkernels.models.metrics import chance, recall
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Example, Imitable, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.objectives.outputs import Similarity

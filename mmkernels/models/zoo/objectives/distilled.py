@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.regimes import DistillationConfig
 from mmkernels.models.zoo.objectives.base import Example, Imitable, Objective, Score, Seen, Side
 from mmkernels.models.zoo.objectives.outputs import Outputs

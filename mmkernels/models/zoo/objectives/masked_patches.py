@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import CHUNK, Objective, Score, Seen, Side
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.config import SingleStreamConfig, SystemConfig, TrainConfig
+from mmkernels.models.config import SingleStreamConfig, SystemConfig
 from mmkernels.models.heads import MaskedWordHead
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import UNK, Tokens
 from mmkernels.models.zoo.objectives.base import Predicting, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.objectives.outputs import Predictions

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.fusion import AnswerFusion
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
 

@@ -17,11 +17,12 @@ class Predictions(NamedTuple):
     smoothing: float = 0.0
 
     def cross_entropy(self) -> Tensor:
-        """Mean over what is asked for."""
-        return F.cross_entropy(
-            self.logits.flatten(0, -2), self.target.flatten(), ignore_index=self.ignored,
+        """Mean over what is asked for, 0 where that is nothing."""
+        losses = F.cross_entropy(
+            self.logits.flatten(0, -2), self.target.flatten(), ignore_index=self.ignored, reduction="sum",
             label_smoothing=self.smoothing,
         )  # fmt: skip
+        return losses / (self.target != self.ignored).sum().clamp(min=1)
 
     def imitation(self, teacher: Predictions, temperature: float) -> Tensor:
         """`softened_divergence` of the teacher's logits at the same places."""
@@ -55,10 +56,10 @@ Outputs = Predictions | Similarity
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over the rows of (n, k).
+    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over the rows of (n, k), 0 for none.
 
     The factor keeps the gradients' size whatever the temperature (Hinton et al., 2015).
     """
     wanted = F.log_softmax(teacher.float() / temperature, -1)
     said = F.log_softmax(student.float() / temperature, -1)
-    return temperature**2 * F.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    return temperature**2 * F.kl_div(said, wanted, reduction="sum", log_target=True) / max(1, len(student))

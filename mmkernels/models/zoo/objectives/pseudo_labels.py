@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.models.augment import augment
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.metrics import percent
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
 from mmkernels.models.zoo.objectives.classification import Classification
 from mmkernels.models.zoo.task import UNKNOWN, majority_share
@@ -48,7 +49,7 @@ class PseudoLabels(Objective):
 
     def draw(self, draw: Draw, held_out: bool) -> Views:
         task = draw.task
-        pool = task.held_out if held_out else task.unlabelled
+        pool = task.held_out if held_out else without_label(task)
         if not pool:
             raise ValueError("objective pseudo_labels needs pictures without labels, which this task has not")
         rows = draw.rng.sample(pool, min(draw.recipe.pseudo_labels.batch, len(pool)))
@@ -73,6 +74,11 @@ class PseudoLabels(Objective):
             Score("right where confident", percent(right), percent(1 / len(task.classes)), majority),
             Score("confident", percent(sure.float().mean()), 0.0),
         ]
+
+
+def without_label(task: Task) -> list[int]:
+    """Pictures for training whose labels are not there, or not looked at."""
+    return [*task.unlabelled, *(i for i in task.train if not task.labels[i])]
 
 
 def confident(logits: Tensor, recipe: TrainConfig) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmkernels.mask import Mask
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.decoding import greedy
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
 from mmkernels.models.zoo.objectives.base import CHUNK, Predicting, Score, Seen, Side
@@ -46,7 +47,7 @@ class TextToText(Predicting):
         return Predictions(logits, target.ids[:, 1:], PAD, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
-        """Exact matches and word F1 of the names that are written."""
+        """Word F1, exact matches and CIDEr of the names that are written."""
         names = []
         for at in range(0, len(side.rows), CHUNK):
             texts = [keywords(task, i) for i in side.rows[at : at + CHUNK]]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mmkernels.models.batches import VqaBatch, vqa_batch
-from mmkernels.models.config import SystemConfig, TrainConfig
+from mmkernels.models.config import SystemConfig
 from mmkernels.models.fusion import AnswerFusion
 from mmkernels.models.heads import AnswerHead
 from mmkernels.models.metrics import accuracy, majority
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.zoo.objectives.base import Predicting, Score, Seen, Side
 from mmkernels.models.zoo.objectives.outputs import Predictions

@@ -12,7 +12,7 @@ from mmkernels.models.backends import Backends
 from mmkernels.models.regimes import PseudoLabelConfig
 from mmkernels.models.sealed import prepare_folder, write_atomically
 from mmkernels.models.tables import print_tables
-from mmkernels.models.zoo.commands import load_task, note
+from mmkernels.models.zoo.commands import DATA, load_task, note
 from mmkernels.models.zoo.compression.smaller import smaller
 from mmkernels.models.zoo.objectives import choose
 from mmkernels.models.zoo.runs import Stopped
@@ -28,7 +28,8 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--width", type=float, default=1.0, metavar="SHARE", help="of the preset's width (1)")
     sub.add_argument("--layers", type=float, default=1.0, metavar="SHARE", help="of the preset's layers (1)")
     sub.add_argument("--out", default="runs/semi", help="folder of runs and results (runs/semi)")
-    sub.add_argument("--labels", default="group", help=f"what is told apart: {' or '.join(LABELS)} (group)")
+    sub.add_argument("--data", default=DATA, help=f"a source of data, or a folder ({DATA})")
+    sub.add_argument("--labels", default="own", help=f"what is told apart: {' or '.join(LABELS)} (own)")
     sub.add_argument("--per-class", type=int, default=4, metavar="N", help="labelled pictures of each class (4)")
     sub.add_argument("--steps", type=int, default=300, help="of every arm (300)")
     sub.add_argument("--pretrain-steps", type=int, default=300, metavar="N", help="without labels; 0: none (300)")
@@ -51,8 +52,8 @@ def semi_supervised(args: argparse.Namespace) -> int:
     loop.configure_torch(args.threads)
     out = Path(args.out)
     prepare_folder(out)
-    task = with_labels(load_task(config), args.labels)
-    study = Study(args.preset, config, recipe, task, plan, args.backend)
+    task = with_labels(load_task(config, args.data), args.labels)
+    study = Study(args.preset, config, recipe, task, plan, args.backend, args.data)
     with loop.StopRequest() as stop:
         try:
             results = compare(study, out, stop, lambda text: note(text, "semi"))

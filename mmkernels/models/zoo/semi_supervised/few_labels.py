@@ -9,7 +9,7 @@ from mmkernels.models.config import at_least, one_of
 from mmkernels.models.sealed import fingerprint
 from mmkernels.models.zoo.task import Task
 
-LABELS = ("group", "subgroup")
+LABELS = ("own", "group")
 
 
 def few_labels(task: Task, per_class: int, seed: int) -> Task:
@@ -20,7 +20,7 @@ def few_labels(task: Task, per_class: int, seed: int) -> Task:
     at_least("labels per class", per_class, 1)
     rng = random.Random(f"{seed}/labels")
     by_class: dict[str, list[int]] = {}
-    for row in task.train:
+    for row in (i for i in task.train if task.labels[i]):
         by_class.setdefault(task.labels[row], []).append(row)
     labelled = sorted(
         row for _, rows in sorted(by_class.items()) for row in rng.sample(rows, min(per_class, len(rows)))
@@ -32,14 +32,14 @@ def few_labels(task: Task, per_class: int, seed: int) -> Task:
 
 
 def with_labels(task: Task, kind: str) -> Task:
-    """The task about emoji with coarser labels, "group", or with its own, "subgroup".
+    """The task with its own labels, of emoji their subgroup, or with those of emoji's "group", which are fewer.
 
     Raises:
         ValueError: no such kind, or the pictures are not emoji.
     """
     one_of("labels", kind, LABELS)
-    if kind == "subgroup":
+    if kind == "own":
         return task
     if task.corpus is None:
-        raise ValueError("labels must be subgroup where the pictures are not emoji, got group")
+        raise ValueError("labels must be own where the pictures are not emoji, got group")
     return replace(task, labels=[row.group for row in task.corpus.rows])

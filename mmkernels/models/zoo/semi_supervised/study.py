@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from mmkernels.models.config import SystemConfig, TrainConfig, at_least
+from mmkernels.models.config import SystemConfig, at_least
 from mmkernels.models.loop import StopRequest
+from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.regimes import PseudoLabelConfig
 from mmkernels.models.tables import Table, number
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
@@ -62,6 +63,7 @@ class Study:
     task: Task
     plan: Plan
     backend: str | None = None
+    data: str = "openmoji"
 
 
 def compare(
@@ -89,7 +91,7 @@ def compare(
         for name, sides in accuracy.items()
         if name != ALONE
     }
-    rows = {"held_out": few.held_out, "unlabelled": few.unlabelled}
+    rows = judged(few)
     return {
         "preset": study.preset,
         "plan": asdict(plan),
@@ -112,7 +114,7 @@ def _arms(
         batch = min(recipe.batch, len(task.train))
         own = replace(recipe, objectives=objectives, batch=batch, pseudo_labels=plan.pseudo_labels)
         say(f"{name}, seed {seed}: {steps} steps")
-        setup = Setup(study.preset, study.config, own, steps, seed, study.backend)
+        setup = Setup(study.preset, study.config, own, steps, seed, study.backend, study.data)
         return finish(folder / file_name(name), task, setup, stop, **start)
 
     alone = ((SUPERVISED, 1.0),)
@@ -130,10 +132,16 @@ def judge(saved: ZooCheckpoint, few: Task, backend: str | None) -> dict[str, flo
     """Accuracy by side, per cent: on held-out concepts, and on the pictures whose labels training did not look at."""
     system = saved.build_model(backend).eval()
     found = {}
-    for name, rows in (("held_out", few.held_out), ("unlabelled", few.unlabelled)):
+    for name, rows in judged(few).items():
         side = Side(name, rows, few.plain(rows))
         found[name] = OBJECTIVES[SUPERVISED].judge(system, few, side, saved.recipe)[0].model
     return found
+
+
+def judged(few: Task) -> dict[str, list[int]]:
+    """The rows of each side that have a label."""
+    sides = {"held_out": few.held_out, "unlabelled": few.unlabelled}
+    return {name: [i for i in rows if few.labels[i]] for name, rows in sides.items()}
 
 
 def spread(values: list[float]) -> dict[str, Any]:
