@@ -186,11 +186,23 @@ def test_command(task, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.nightly
-def test_unlabelled_pictures_are_worth_something(full_corpus, tmp_path):
-    """docs/compression.md's table, with two seeds."""
-    page, plan = PAGES["vit"], Plan(4, 300, 300, 2)
+def test_every_arm_learns_from_few_labels(full_corpus, tmp_path):
+    """The table of docs/compression.md, shorter: no gain is claimed there, but what is learnt is far above majority."""
+    page, plan = PAGES["vit"], Plan(8, 150, 150, 2, pseudo_labels=PseudoLabelConfig(64, 0.8))
     task = with_labels(openmoji_task(32, full_corpus), "group")
+    study = Study("vit", smaller(page.small, 0.5, 0.67), page.recipe, task, plan)
     with StopRequest() as stop:
-        results = compare(Study("vit", page.small, page.recipe, task, plan), tmp_path, stop)
+        results = compare(study, tmp_path, stop)
     for name, sides in results["accuracy"].items():
-        assert min(sides["unlabelled"]) > results["baselines"]["unlabelled"]["chance"], name
+        assert min(sides["unlabelled"]) > 1.2 * results["baselines"]["unlabelled"]["majority"], name
+
+
+@pytest.mark.nightly
+def test_pseudo_labels_gain_where_the_labels_alone_teach_enough(full_corpus, tmp_path):
+    """The other table of docs/compression.md: a CNN, mean over three seeds."""
+    page, plan = PAGES["align"], Plan(8, 250, 0, 3, pseudo_labels=PseudoLabelConfig(64, 0.8))
+    task = with_labels(openmoji_task(32, full_corpus), "group")
+    study = Study("align", smaller(page.small, 0.5, 1.0), page.recipe, task, plan)
+    with StopRequest() as stop:
+        results = compare(study, tmp_path, stop)
+    assert results["gain"][PSEUDO]["unlabelled"]["mean"] > 0
