@@ -1,8 +1,8 @@
 // Products of matrices larger than the caches, C(i, j) = sum_k A(i, k) B(k, j), never stored as a whole: blocks of C go to
 // a sink, which makes of them what the caller wants. Under concat_fusion and contrastive_loss.
 //
-// The sum over k is cut into parts (sources) and these into slices of kDepth elements. An element of C is the sum of its
-// slices in order, each one chain (gemm.h). So its bits do not depend on the block it is in, on the number of threads, nor
+// The sum over k is cut into parts (sources), these into slices of kDepth elements, and these into chains of kDepth numbers:
+// a longer one of equal terms drifts. An element of C is the sum of its chains in order (gemm.h). So its bits do not depend on the block it is in, on the number of threads, nor
 // on which operand stands left: a product commutes.
 //
 // A block is at most kMaxBlockRows x kMaxBlockColumns. For each slice the right operand is packed once into panels, the left
@@ -71,7 +71,7 @@ inline void product_block(Element element, const Depth& depth, const Left& left,
   const int64_t panels = ceil_div(columns, kPanel), steps = ceil_div(rows, kStripe) * panels;
   for (bool first = true; slice.count; first = false) {
     const Slice next = depth.after(element, slice);
-    const int64_t links = elements(element, slice.count);
+    const int64_t links = elements(element, slice.count), chain = elements(element, kDepth);
     int64_t step = 0;
     right.pack(element, slice, column, columns, scratch.right, scratch.buffer);
     for (int64_t m = 0; m < rows; m += kStripe) {
@@ -91,12 +91,11 @@ inline void product_block(Element element, const Depth& depth, const Left& left,
           const float* tile = tiles.data + t / kTileRows * tiles.tile;
           const int64_t tile_rows = smaller<int64_t>(kTileRows, height - t);
           float* target = c + p * kPanel * rows + (m + t) * kPanel;
-          if (first) {
-            gemm<Start::kZero, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
-                                            target, kPanel);
-          } else {
-            gemm<Start::kAdd, Left::kLeft>(element, tile_rows, vectors, tile, tiles.stride, panel, kPanel, links,
-                                           target, kPanel);
+          for (int64_t k = 0; k < links; k += chain) {
+            const float* left_part = tile + k * (Left::kLeft == Layout::kRows ? 1 : tiles.stride);
+            const auto add = first && k == 0 ? gemm<Start::kZero, Left::kLeft> : gemm<Start::kAdd, Left::kLeft>;
+            add(element, tile_rows, vectors, left_part, tiles.stride, panel + k * kPanel, kPanel,
+                smaller(chain, links - k), target, kPanel, nullptr);
           }
         }
       }

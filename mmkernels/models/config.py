@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmkernels.models.efficient_net import EfficientNetConfig
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 NORMS = ("layer", "rms")
@@ -11,6 +14,7 @@ TEXT_POOLS = ("mean", "first", "last")
 IMAGE_POOLS = ("mean", "class")
 POSITIONS = ("learned", "relative")
 LOOKS = ("gated", "cross")
+MIDDLE = (0.5, 0.5, 0.5)  # of RGB in [0, 1]: as mean and spread it takes them to [-1, 1]
 
 
 def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
@@ -92,7 +96,14 @@ class CnnConfig:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """A vision Transformer. `pool="class"` adds a class token before the patches; `embedding_norm` is CLIP's."""
+    """A vision Transformer.
+
+    Args:
+        pool: "class" adds a class token before the patches.
+        embedding_norm: of patches and positions, before the first block (CLIP).
+        pooler: a linear layer and tanh on the pooled vector.
+        mean, spread: of the channels of RGB in [0, 1]; pictures are brought to zero mean and unit spread.
+    """
 
     blocks: TransformerConfig = TransformerConfig()
     side: int = 32
@@ -100,6 +111,9 @@ class VitConfig:
     pool: str = "mean"
     patch_bias: bool = True
     embedding_norm: bool = False
+    pooler: bool = False
+    mean: tuple[float, float, float] = MIDDLE
+    spread: tuple[float, float, float] = MIDDLE
 
     def __post_init__(self) -> None:
         at_least("patch", self.patch, 1)
@@ -121,8 +135,9 @@ class TextConfig:
     """A text Transformer.
 
     `length`: number of learned positions; relative positions have `buckets` up to `max_distance` (T5). `pool` says
-    which vector stands for a text: the mean of its words, its first or its last token. `token_types` and
-    `embedding_norm` are BERT's. `final_norm` follows the last layer.
+    which vector stands for a text: the mean of its words, its first or its last token; `pooler` adds a linear layer and
+    tanh to it. `token_types` and `embedding_norm` are BERT's. `final_norm` follows the last layer. The embedding of
+    word number `pad` does not learn; None: all do.
     """
 
     blocks: TransformerConfig = TransformerConfig()
@@ -135,6 +150,8 @@ class TextConfig:
     token_types: int = 0
     embedding_norm: bool = False
     final_norm: bool = True
+    pooler: bool = False
+    pad: int | None = 0
 
     def __post_init__(self) -> None:
         at_least("length", self.length, 4)
@@ -208,12 +225,20 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """The space where pictures and texts are compared. `scale` multiplies the dot products at the start."""
+    """The space where pictures and texts are compared.
+
+    Args:
+        scale, largest_scale: what multiplies the dot products at the start, and at most; None: as much as is learnt.
+        temperature: learn the number that divides the dot products, not the logarithm of the one that multiplies them.
+        project_image: False where the pictures' vectors are in that space already (ALIGN).
+    """
 
     width: int = 128
     bias: bool = True
     scale: float = 14.0
-    largest_scale: float = 50.0
+    largest_scale: float | None = 50.0
+    temperature: bool = False
+    project_image: bool = True
 
 
 @dataclass(frozen=True)
@@ -224,7 +249,7 @@ class SystemConfig:
     its words with the text tower's embedding (T5).
     """
 
-    image: CnnConfig | VitConfig | None = None
+    image: CnnConfig | VitConfig | EfficientNetConfig | None = None
     text: TextConfig | None = None
     interaction: SingleStreamConfig | CoAttentionConfig | None = None
     decoder: DecoderConfig | None = None

@@ -23,10 +23,16 @@ class ContrastiveHead(nn.Module):
 
     def __init__(self, image_width: int, text_width: int, config: ContrastiveConfig, sigmoid: bool = False) -> None:
         super().__init__()
-        self.image = nn.Linear(image_width, config.width, config.bias)
+        if not config.project_image and image_width != config.width:
+            raise ValueError(f"width must be the image tower's where project_image is False, got {config.width}")
+        self.image = nn.Linear(image_width, config.width, config.bias) if config.project_image else nn.Identity()
         self.text = nn.Linear(text_width, config.width, config.bias)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
-        self.largest = math.log(config.largest_scale)
+        self.largest = math.inf if config.largest_scale is None else config.largest_scale
+        self.divides = config.temperature
+        if self.divides:
+            self.temperature = nn.Parameter(torch.tensor(1 / config.scale))
+        else:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if sigmoid else None
 
     def embed_image(self, pooled: Tensor) -> Tensor:
@@ -38,7 +44,9 @@ class ContrastiveHead(nn.Module):
     @property
     def scale(self) -> Tensor:
         """What the dot products are multiplied by."""
-        return self.log_scale.clamp(max=self.largest).exp()
+        if self.divides:
+            return self.temperature.reciprocal().clamp(max=self.largest)
+        return self.log_scale.clamp(max=math.log(self.largest)).exp()
 
 
 class LabelHeads(nn.Module):

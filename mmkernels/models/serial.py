@@ -6,14 +6,16 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from mmkernels.models import config
+from mmkernels.models.efficient_net import EfficientNetConfig, StageConfig
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.regimes import DistillationConfig, PseudoLabelConfig
 
 TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        config.TransformerConfig, config.CnnConfig, config.VitConfig, config.TextConfig, config.SingleStreamConfig,
-        config.CoAttentionConfig, config.DecoderConfig, config.ContrastiveConfig, config.SystemConfig, TrainConfig,
+        config.TransformerConfig, config.CnnConfig, StageConfig, EfficientNetConfig, config.VitConfig,
+        config.TextConfig, config.SingleStreamConfig, config.CoAttentionConfig, config.DecoderConfig,
+        config.ContrastiveConfig, config.SystemConfig, TrainConfig,
         DistillationConfig, PseudoLabelConfig,
     )
 }  # fmt: skip

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from mmkernels.bias import RelativeBias
 from mmkernels.mask import Mask
 from mmkernels.models.config import CnnConfig, TextConfig, VitConfig
-from mmkernels.models.tokenizer import PAD, Tokens
+from mmkernels.models.efficient_net import EfficientNetConfig, EfficientNetTower
+from mmkernels.models.pixels import Standardize
+from mmkernels.models.tokenizer import Tokens
 from mmkernels.models.transformer import TransformerBlock, both, local, make_norm
 
 POSITION_STD, WORD_STD = 0.02, 0.05
@@ -86,10 +88,12 @@ class VitTower(nn.Module):
         self.embedding_norm = make_norm(blocks) if config.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(blocks, backend) for _ in range(blocks.layers))
         self.norm = make_norm(blocks)
+        self.pooler = nn.Linear(blocks.width, blocks.width) if config.pooler else None
+        self.standardize = Standardize(config.mean, config.spread)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """RGB in [0, 1], (B, 3, S, S), S a multiple of the patch -> tokens (B, [class +] N, width)."""
-        x = self.patches(pictures * 2 - 1).flatten(2).transpose(1, 2)
+        x = self.patches(self.standardize(pictures)).flatten(2).transpose(1, 2)
         first, rest = self.position.split([self.prefix, self.position.shape[1] - self.prefix], 1)
         x = x + positions_of(rest, x.shape[1])
         if self.prefix:
@@ -102,12 +106,22 @@ class VitTower(nn.Module):
 
     def pool(self, tokens: Tensor) -> Tensor:
         """One vector per picture: the class token, or the mean of the patches."""
-        return tokens[:, 0] if self.prefix else tokens.mean(1)
+        return dense_tanh(self.pooler, tokens[:, 0] if self.prefix else tokens.mean(1))
 
 
-def image_tower(config: CnnConfig | VitConfig, backend: str | None) -> CnnTower | VitTower:
+ImageTower = CnnTower | VitTower | EfficientNetTower
+
+
+def image_tower(config: CnnConfig | VitConfig | EfficientNetConfig, backend: str | None) -> ImageTower:
     """The tower of a configuration."""
+    if isinstance(config, EfficientNetConfig):
+        return EfficientNetTower(config)
     return CnnTower(config) if isinstance(config, CnnConfig) else VitTower(config, backend)
+
+
+def dense_tanh(pooler: nn.Linear | None, pooled: Tensor) -> Tensor:
+    """What a pooler makes of pooled vectors; without one they stay as they are."""
+    return pooled if pooler is None else pooler(pooled).tanh()
 
 
 def positions_of(position: Tensor, count: int) -> Tensor:
@@ -157,7 +171,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.config, blocks = config, config.blocks
         if vocabulary is not None:
-            self.embedding = nn.Embedding(vocabulary, config.width, padding_idx=PAD)
+            self.embedding = nn.Embedding(vocabulary, config.width, padding_idx=config.pad)
             nn.init.normal_(self.embedding.weight, std=WORD_STD)
         if config.position == "learned":
             self.position = nn.Parameter(torch.randn(1, config.length, config.width) * POSITION_STD)
@@ -168,15 +182,22 @@ class TextTower(nn.Module):
         self.embedding_norm = make_norm(blocks) if config.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(blocks, backend) for _ in range(blocks.layers))
         self.norm = make_norm(blocks) if config.final_norm else nn.Identity()
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """(B, L) -> (B, L, width); what stands at padded places is arbitrary."""
-        x, mask, bias = self.begin(tokens, self.embedding)
+    def forward(self, tokens: Tokens, types: Tensor | None = None) -> Tensor:
+        """(B, L) -> (B, L, width); what stands at padded places is arbitrary.
+
+        Args:
+            types: of the tokens, (B, L), where the configuration has several; None: all are of the first.
+        """
+        x, mask, bias = self.begin(tokens, self.embedding, types)
         for block in self.blocks:
             x = block(x, mask, bias)
         return self.norm(x)
 
-    def begin(self, tokens: Tokens, embedding: nn.Embedding) -> tuple[Tensor, Mask | None, RelativeBias | None]:
+    def begin(
+        self, tokens: Tokens, embedding: nn.Embedding, types: Tensor | None = None
+    ) -> tuple[Tensor, Mask | None, RelativeBias | None]:
         """What the first block is given: embedded tokens, mask and bias.
 
         Raises:
@@ -190,7 +211,7 @@ class TextTower(nn.Module):
         else:
             x = x + self.position[:, :length]
         if self.config.token_types:
-            x = x + self.token_type.weight[0]
+            x = x + (self.token_type.weight[0] if types is None else self.token_type(types))
         # Padding stands behind every real word, so that causality hides it too.
         real = None if self.config.causal else Mask.key_lengths(tokens.lengths)
         return self.embedding_norm(x), both(local(self.config.blocks.window, self.config.causal), real), bias
@@ -198,8 +219,12 @@ class TextTower(nn.Module):
     def pool(self, x: Tensor, lengths: Tensor) -> Tensor:
         """One vector per text: (B, L, width) -> (B, width)."""
         if self.config.pool == "mean":
-            return mean_over_words(x, lengths)
-        return x[:, 0] if self.config.pool == "first" else x[torch.arange(len(x), device=x.device), lengths - 1]
+            pooled = mean_over_words(x, lengths)
+        elif self.config.pool == "first":
+            pooled = x[:, 0]
+        else:
+            pooled = x[torch.arange(len(x), device=x.device), lengths - 1]
+        return dense_tanh(self.pooler, pooled)
 
 
 def mean_over_words(x: Tensor, lengths: Tensor) -> Tensor:

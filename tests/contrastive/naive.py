@@ -84,14 +84,17 @@ def naive(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The definition in the docstring of contrastive_loss, word for word."""
+    """The definition in the docstring of contrastive_loss."""
     logits = scale * image @ text.T
     t = target_matrix(targets, *logits.shape)
     if kind == "sigmoid":
         if bias is not None:
             logits = logits + bias
         y = (1 - label_smoothing) * t.to(logits) + label_smoothing / 2
-        rows = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1)
+        if logits.dtype == torch.float64:  # the reference: torch's own has 0 instead of e^x where x is very negative
+            rows = (y * F.softplus(-logits) + (1 - y) * F.softplus(logits)).sum(1)
+        else:
+            rows = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1)
         return {"mean": rows.mean, "sum": rows.sum, "none": rows.clone}[reduction]()
 
     def direction(x: Tensor, t: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from mmkernels.models.config import (
 from mmkernels.models.presets.page import Page
 from mmkernels.models.recipe import TrainConfig
 
+SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
+MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the published pictures
 CAPTIONER = DecoderConfig(TextConfig(TransformerConfig(layers=2), causal=True), fuse=True)
 
 
@@ -25,11 +27,14 @@ def published(side: int, patch: int, width: int, layers: int, text_width: int, v
         return TransformerConfig(width, width // 64, layers, 4 * width, activation="quick_gelu")
 
     return SystemConfig(
-        image=VitConfig(blocks(width, layers), side, patch, pool="class", patch_bias=False, embedding_norm=True),
-        text=TextConfig(blocks(text_width, 12), length=77, causal=True, pool="last"),
-        contrastive=ContrastiveConfig(vector, bias=False, scale=1 / 0.07, largest_scale=100.0),
+        image=VitConfig(
+            blocks(width, layers), side, patch, pool="class", patch_bias=False, embedding_norm=True, mean=MEAN,
+            spread=SPREAD,
+        ),
+        text=TextConfig(blocks(text_width, 12), length=77, causal=True, pool="last", pad=None),
+        contrastive=ContrastiveConfig(vector, bias=False, scale=SCALE, largest_scale=LARGEST_SCALE),
         vocabulary=49408,
-    )
+    )  # fmt: skip
 
 
 PAGE = Page(

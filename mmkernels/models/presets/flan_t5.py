@@ -4,6 +4,8 @@ Sources: Raffel et al., "Exploring the limits of transfer learning with a unifie
 Shazeer, "GLU variants improve Transformer", 2020; Chung et al., "Scaling instruction-finetuned language models", 2022.
 """
 
+from dataclasses import replace
+
 from mmkernels.models.config import DecoderConfig, SystemConfig, TextConfig, TransformerConfig
 from mmkernels.models.presets.page import Page
 from mmkernels.models.recipe import TrainConfig
@@ -11,10 +13,9 @@ from mmkernels.models.recipe import TrainConfig
 
 def system(blocks: TransformerConfig, vocabulary: int | None = None) -> SystemConfig:
     """Encoder and decoder of the same size over one embedding of words."""
-    decoder = DecoderConfig(TextConfig(blocks, position="relative", causal=True), look="cross")
-    return SystemConfig(
-        text=TextConfig(blocks, position="relative"), decoder=decoder, vocabulary=vocabulary, shared_words=True
-    )
+    text = TextConfig(blocks, position="relative", pad=None)
+    decoder = DecoderConfig(replace(text, causal=True), look="cross")
+    return SystemConfig(text=text, decoder=decoder, vocabulary=vocabulary, shared_words=True)
 
 
 def t5_blocks(width: int, heads: int, layers: int, mlp: int, head_dim: int) -> TransformerConfig:

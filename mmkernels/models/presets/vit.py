@@ -10,7 +10,7 @@ from mmkernels.models.recipe import TrainConfig
 
 def published(width: int, heads: int, layers: int, patch: int) -> SystemConfig:
     """For pictures of 224 x 224 and the 1,000 classes of ImageNet."""
-    blocks = TransformerConfig(width, heads, layers, 4 * width, norm_eps=1e-6)
+    blocks = TransformerConfig(width, heads, layers, 4 * width, norm_eps=1e-12)
     return SystemConfig(image=VitConfig(blocks, 224, patch, pool="class"), classes=1000)
 
 

@@ -14,7 +14,7 @@ from mmkernels.models.config import CoAttentionConfig, SingleStreamConfig, Syste
 from mmkernels.models.interaction import CoAttention, SingleStream
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, EOS, Tokens
-from mmkernels.models.towers import CnnTower, TextTower, VitTower, image_tower, mean_over_words
+from mmkernels.models.towers import ImageTower, TextTower, image_tower, mean_over_words
 from mmkernels.models.zoo.batches import Batch
 from mmkernels.models.zoo.decoder import Context, Decoder
 from mmkernels.models.zoo.objectives import choose, learnt
@@ -74,7 +74,7 @@ class System(nn.Module):
         self.config, self.sizes, self.backends = config, sizes, Backends.choose(backend)
         attention = self.backends.attention
         if config.image is not None:
-            self.image_tower: CnnTower | VitTower = image_tower(config.image, attention)
+            self.image_tower: ImageTower = image_tower(config.image, attention)
         if config.text is not None:
             self.text_tower = TextTower(config.text, sizes.vocabulary, attention)
         self.interaction = self._interaction()

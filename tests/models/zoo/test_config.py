@@ -79,7 +79,7 @@ def test_foreign_headers(value, sentence):
         (lambda: TrainConfig(ONE, negatives="easy"), "negatives must be one of hard, batch"),
         (lambda: presets.find("gpt"), "preset must be one of demo, tiny, clip, .*got 'gpt'"),
         (lambda: presets.find("clip:huge"), "the published sizes of preset clip are ViT-B-32, .*got 'huge'"),
-        (lambda: presets.find("align:base"), "the published sizes of preset align are none"),
+        (lambda: presets.find("align:huge"), "the published sizes of preset align are base, got 'huge'"),
         (lambda: choose(["vqa", "vqa"], PAGES["clip"].small), "must name each once"),
         (lambda: choose(["sleep"], PAGES["clip"].small), "objective must be one of contrastive, .*got 'sleep'"),
         (lambda: choose(["contrastive"], PAGES["uniter"].small), "needs a text tower with layers"),

@@ -11,7 +11,7 @@ from mmkernels.models.config import CnnConfig, CoAttentionConfig, ContrastiveCon
 def smaller(config: SystemConfig, width: float = 0.5, layers: float = 0.5) -> SystemConfig:
     """The system with these shares of its width and of its layers; heads keep their size and become fewer.
 
-    The space of contrastive vectors stays as wide as it is.
+    The space of contrastive vectors stays as wide as it is, and so does an EfficientNet.
 
     Raises:
         ValueError: a share is not in (0, 1].
