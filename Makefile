@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
 	$(PIP) install -q -c constraints.txt setuptools wheel ninja
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo,test,dev,integrations]'
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[demo,test,dev,integrations,compression]'
 	touch $@
 
 build: venv

@@ -8,6 +8,7 @@ saving.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -27,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit status."""
-    args, rest = _parser().parse_known_args(arguments)
+    parser = _parser(arguments[0] if arguments else None)
+    args, rest = parser.parse_known_args(arguments)
     if args.command is bench:
         args.rest = arguments[1:]  # all of them, its --help too
     elif rest:
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return args.command(args)
     except (ValueError, TypeError) as error:
@@ -111,7 +113,25 @@ def demo(args: argparse.Namespace) -> int:
     return commands.demo(args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def compress(args: argparse.Namespace) -> int:
+    """Int8 weights and a distilled smaller system of the zoo: size, speed and accuracy before and after."""
+    from mmkernels.models.zoo.compression import commands
+
+    return commands.compress(args)
+
+
+def semi(args: argparse.Namespace) -> int:
+    """Few labels: pseudo-labels and pre-training without labels, beside the labelled part alone."""
+    from mmkernels.models.zoo.semi_supervised import commands
+
+    return commands.semi_supervised(args)
+
+
+STUDIES = {"compress": (compress, "compression"), "semi": (semi, "semi_supervised")}
+"""Commands whose arguments stand beside what they do, in a folder of the zoo; imported when one is asked for."""
+
+
+def _parser(wanted: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmkernels", description="Kernels for multimodal models: tools and demo.")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
@@ -140,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__, add_help=False)
     sub.set_defaults(command=bench)
+
+    for name, (function, folder) in STUDIES.items():
+        sub = command(name, function)
+        if name == wanted:
+            importlib.import_module(f"mmkernels.models.zoo.{folder}.commands").add_arguments(sub)
+            _add_machine(sub)
 
     sub = command("demo", demo)
     _add_run(sub)

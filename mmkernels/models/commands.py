@@ -18,6 +18,7 @@ from mmkernels.models.progress import Progress
 from mmkernels.models.sealed import kind_of, prepare_folder
 from mmkernels.models.zoo import commands as zoo
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
+from mmkernels.models.zoo.compression.deployed import Deployed
 
 
 def train(args: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
     path = Path(args.checkpoint)
     path = path / checkpoint.FILE_NAME if path.is_dir() else path
-    if kind_of(path) == ZooCheckpoint.KIND:
+    if kind_of(path) in (ZooCheckpoint.KIND, Deployed.KIND):
         return zoo.evaluate(args, path)
     if strange := zoo.given(args, zoo.EVAL_OPTIONS):
         raise ValueError(f"these belong to the presets {', '.join(presets.PAGES)}: {', '.join(strange)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmkernels.models.config import at_least, one_of, share
+from mmkernels.models.regimes import DistillationConfig, PseudoLabelConfig
 
 SCHEDULES = ("cosine", "linear", "constant")
 NEGATIVES = ("hard", "batch")
@@ -26,6 +27,7 @@ class TrainConfig:
         media: pictures that a text speaks of, one after the other.
         autocast: "bf16", or None for fp32.
         patience: evaluations of the held-out loss without a new best one before training stops; None: never.
+        distillation: from a teacher, or None; pseudo_labels: of pictures without labels, where that is an objective.
     """
 
     objectives: tuple[tuple[str, float], ...]
@@ -47,6 +49,8 @@ class TrainConfig:
     autocast: str | None = None
     compile: bool = False
     patience: int | None = None
+    distillation: DistillationConfig | None = None
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate", "grids", "media"):

@@ -8,6 +8,7 @@ from typing import Any
 from mmkernels.models import config
 from mmkernels.models.efficient_net import EfficientNetConfig, StageConfig
 from mmkernels.models.recipe import DataConfig, TrainConfig
+from mmkernels.models.regimes import DistillationConfig, PseudoLabelConfig
 
 TYPES: dict[str, type] = {
     kind.__name__: kind
@@ -15,6 +16,7 @@ TYPES: dict[str, type] = {
         config.TransformerConfig, config.CnnConfig, StageConfig, EfficientNetConfig, config.VitConfig,
         config.VideoConfig, config.AudioConfig, config.TextConfig, config.SingleStreamConfig, config.CoAttentionConfig,
         config.DecoderConfig, config.ContrastiveConfig, config.SystemConfig, TrainConfig, DataConfig,
+        DistillationConfig, PseudoLabelConfig,
     )
 }  # fmt: skip
 

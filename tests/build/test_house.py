@@ -24,7 +24,9 @@ FLOORS = (
     {"cli", "__main__"},
 )
 # May be imported only inside a function, so that importing the package stays light.
-LAZY = {"matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "transformers", "triton"}
+LAZY = {
+    "matplotlib", "rich", "tokenizers", "safetensors", "emoji", "resvg_py", "PIL", "transformers", "triton", "torchao",
+}  # fmt: skip
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -21,6 +21,7 @@ from mmkernels.models.sealed import prepare_folder
 from mmkernels.models.tables import Table, print_tables
 from mmkernels.models.zoo import evaluate as evaluation
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
+from mmkernels.models.zoo.compression.deployed import load_any
 from mmkernels.models.zoo.data import data_of, task_and_notes
 from mmkernels.models.zoo.log import LOG_NAME, write_log
 from mmkernels.models.zoo.objectives import choose, parse
@@ -100,8 +101,8 @@ def train(args: argparse.Namespace, path: Path) -> int:
 
 
 def evaluate(args: argparse.Namespace, path: Path) -> int:
-    """Evaluates a system."""
-    saved = ZooCheckpoint.load(path)
+    """Evaluates a system, of a checkpoint or of a deployed file."""
+    saved = load_any(path)
     windows = WINDOWS if args.windows is None else parse_windows(args.windows)
     layered = bool(tower_layers(saved.config))
     if args.windows is not None and not layered:

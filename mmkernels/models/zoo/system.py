@@ -18,7 +18,7 @@ from mmkernels.models.tokenizer import BOS, EOS, Tokens
 from mmkernels.models.towers import TextTower, mean_over_words
 from mmkernels.models.zoo.batches import Batch
 from mmkernels.models.zoo.decoder import Context, Decoder
-from mmkernels.models.zoo.objectives import OBJECTIVES, choose
+from mmkernels.models.zoo.objectives import choose, learnt
 from mmkernels.models.zoo.objectives.base import Seen
 from mmkernels.models.zoo.task import Task
 
@@ -166,7 +166,7 @@ class System(nn.Module):
     def losses(self, batch: Batch, recipe: TrainConfig) -> dict[str, Tensor]:
         """The loss of each objective by its name, "total" being their weighted sum."""
         seen = Seen(self, batch.pairs, recipe)
-        losses = {name: OBJECTIVES[name].loss(self, seen, batch.drawn[name]) for name, _ in recipe.objectives}
+        losses = {name: learnt(name, recipe).loss(self, seen, batch.drawn[name]) for name, _ in recipe.objectives}
         total = sum(weight * losses[name] for name, weight in recipe.objectives)
         return {"total": torch.as_tensor(total), **losses}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -63,6 +63,7 @@ class Task:
     `captions[i]` holds one text or more, the main one first; `tags[i]` keywords beyond it; a label may be "", which is
     none. Vocabulary and classes come from the training side alone. `corpus` is there where the media are emoji, of
     which questions can be composed; `narrations` where they are clips: what each frame shows, one after the other.
+    `unlabelled` are more rows for training, whose texts and labels it does not look at.
 
     An evaluation looks at every `stride`-th row of training in a view that training never drew, and at each row `takes`
     times, where a row is a different medium each time.
@@ -81,6 +82,7 @@ class Task:
     narrations: list[str] | None = None
     stride: int = 3
     takes: int = 1
+    unlabelled: list[int] = field(default_factory=list)
 
     @property
     def judged(self) -> dict[str, list[int]]:

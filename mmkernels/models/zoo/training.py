@@ -19,9 +19,10 @@ from mmkernels.models.saved_run import optimizer_tensors, restore_optimizer
 from mmkernels.models.schedule import learning_rate
 from mmkernels.models.zoo.batches import Batch, Batches
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
-from mmkernels.models.zoo.objectives import choose
+from mmkernels.models.zoo.objectives import choose, learnt
 from mmkernels.models.zoo.system import Sizes, System
 from mmkernels.models.zoo.task import Task
+from mmkernels.models.zoo.teacher import load_teacher
 
 CHECKS = 20  # evaluations of the held-out loss in a run
 CHECK_BATCHES = 2
@@ -68,7 +69,10 @@ class Trainer(Loop):
         self.sizes = Sizes.of(setup.config, task)
         self.model: System = System(setup.config, self.sizes, names, setup.backend)
         self.taken = take_weights(self.model, start or {})
-        objectives = choose(names, setup.config)
+        teacher = None
+        if recipe.distillation is not None:
+            teacher = load_teacher(recipe.distillation, recipe, task, self.sizes)
+        objectives = [learnt(name, recipe, teacher) for name in names]
         self.batches = Batches(task, setup.config, recipe, objectives, setup.seed)
         self.checks = Batches(task, setup.config, recipe, objectives, setup.seed, held_out=True)
         self.clip_norm = recipe.clip_norm

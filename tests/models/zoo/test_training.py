@@ -17,26 +17,7 @@ from mmkernels.models.zoo.evaluate import as_json, as_tables, evaluate
 from mmkernels.models.zoo.log import LOG_NAME, PLOT_NAME, write_log
 from mmkernels.models.zoo.task import openmoji_task
 from mmkernels.models.zoo.training import Trainer, steps_for_minutes, take_weights
-
-
-def state(trainer):
-    saved = trainer.checkpoint()
-    groups = {group: getattr(saved, group) for group in saved.GROUPS}
-    tensors = {f"{group}/{name}": t.clone() for group, part in groups.items() for name, t in part.items()}
-    return {**tensors, "rng": saved.torch_rng, "facts": (saved.step, saved.best_loss, saved.stale, saved.stopped)}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    facts = a.pop("facts"), b.pop("facts")
-    assert facts[0] == facts[1]
-    assert not [name for name in a if not torch.equal(a[name], b[name])]
-
-
-def finish(trainer):
-    while not trainer.finished:
-        trainer.train_step()
-    return trainer
+from tests.models.zoo.runs import assert_same, finish, state
 
 
 @pytest.mark.parametrize(

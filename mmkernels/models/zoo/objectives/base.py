@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.recipe import TrainConfig
+from mmkernels.models.zoo.objectives.outputs import Outputs, Predictions
 
 if TYPE_CHECKING:
     from mmkernels.models.zoo.batches import Draw, Pairs
@@ -87,6 +88,7 @@ class Objective(ABC):
     name: str
     pairs = True  # whether it is about pictures and what is said of them
     writes = False  # whether it needs the decoder
+    beside: str | None = None  # the objective whose head it learns, which must be learnt too
 
     @abstractmethod
     def missing(self, config: SystemConfig) -> str | None:
@@ -111,6 +113,31 @@ class Objective(ABC):
     def examples(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Example]:
         """What it says of each picture of a side, where that is something to look at."""
         return []
+
+
+class Imitable(Objective):
+    """An objective whose loss comes from outputs that a student can learn to say as its teacher does."""
+
+    @abstractmethod
+    def outputs(self, system: System, seen: Seen, drawn: Any) -> Outputs:
+        """What the system says of a batch."""
+
+    @abstractmethod
+    def loss_of(self, outputs: Any, system: System, recipe: TrainConfig) -> Tensor:
+        """The loss of what it says, a scalar."""
+
+    def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
+        return self.loss_of(self.outputs(system, seen, drawn), system, seen.recipe)
+
+
+class Predicting(Imitable):
+    """An objective whose loss is the cross entropy of predictions."""
+
+    @abstractmethod
+    def outputs(self, system: System, seen: Seen, drawn: Any) -> Predictions: ...
+
+    def loss_of(self, outputs: Predictions, system: System, recipe: TrainConfig) -> Tensor:
+        return outputs.cross_entropy()
 
 
 def in_chunks(function: Callable[..., Tensor], *columns: Any) -> Tensor:

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.mask import Mask
@@ -16,7 +15,8 @@ from mmkernels.models.metrics import caption_scores, cider, percent
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
-from mmkernels.models.zoo.objectives.base import CHUNK, Example, Objective, Score, Seen, Side
+from mmkernels.models.zoo.objectives.base import CHUNK, Example, Predicting, Score, Seen, Side
+from mmkernels.models.zoo.objectives.outputs import Predictions
 
 if TYPE_CHECKING:
     from mmkernels.models.zoo.batches import Draw
@@ -33,7 +33,7 @@ class Written(NamedTuple):
     media: Tensor | None
 
 
-class Captioning(Objective):
+class Captioning(Predicting):
     """Cross entropy of the next word; <media> itself is not learnt."""
 
     name = "captioning"
@@ -49,15 +49,14 @@ class Captioning(Objective):
         names, count = draw.pairs.names, draw.recipe.media
         return Written(names, None) if count == 1 else interleaved(names, count, draw.task.media_word)
 
-    def loss(self, system: System, seen: Seen, drawn: Written) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: Written) -> Predictions:
         fed = Tokens(drawn.texts.ids[:, :-1], drawn.texts.lengths - 1)
         media = None if drawn.media is None else drawn.media[:, :-1]
         logits = system.write(fed, context(system, seen.pictures(), media))
         target = drawn.texts.ids[:, 1:]
         if drawn.media is not None:  # that a picture follows is given, not written
             target = target.masked_fill(drawn.media[:, 1:] > drawn.media[:, :-1], PAD)
-        smoothing = seen.recipe.smoothing
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+        return Predictions(logits, target, PAD, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Word F1, exact matches and CIDEr of greedy captions."""

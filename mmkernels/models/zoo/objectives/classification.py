@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.metrics import percent
 from mmkernels.models.recipe import TrainConfig
-from mmkernels.models.zoo.objectives.base import Example, Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Example, Predicting, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.outputs import Predictions
 from mmkernels.models.zoo.task import UNKNOWN, majority_share
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmkernels.models.zoo.task import Task
 
 
-class Classification(Objective):
+class Classification(Predicting):
     """A linear layer on the picture's vector."""
 
     name = "classification"
@@ -30,11 +30,9 @@ class Classification(Objective):
         assert system.config.image is not None, "missing() has said so"
         return nn.Linear(system.config.image.width, system.sizes.classes)
 
-    def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
-        logits, labels = self.logits(system, seen.pictures()), seen.pairs.labels
-        smoothing, known = seen.recipe.smoothing, (labels != UNKNOWN).sum()
-        losses = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="sum")
-        return losses / known.clamp(min=1)  # a batch may have no label at all
+    def outputs(self, system: System, seen: Seen, drawn: Any) -> Predictions:
+        logits = self.logits(system, seen.pictures())
+        return Predictions(logits, seen.pairs.labels, UNKNOWN, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy among the classes of training."""

@@ -12,7 +12,8 @@ from mmkernels.models.heads import ContrastiveHead
 from mmkernels.models.metrics import chance, recall
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
-from mmkernels.models.zoo.objectives.base import Example, Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Example, Imitable, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.outputs import Similarity
 from mmkernels.ops.contrastive.api import contrastive_loss
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ EVAL_TOKENS = 16  # of the texts that are retrieved
 NAMES = {"softmax": "contrastive", "sigmoid": "sigmoid"}
 
 
-class Contrastive(Objective):
+class Contrastive(Imitable):
     """Vectors of the towers, before any interaction.
 
     Args:
@@ -43,17 +44,17 @@ class Contrastive(Objective):
         assert image is not None and text is not None, "missing() has said so"
         return ContrastiveHead(image.width, text.width, system.config.contrastive, self.kind == "sigmoid")
 
-    def loss(self, system: System, seen: Seen, drawn: Any) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: Any) -> Similarity:
         head = self._head(system)
+        images = head.embed_image(system.picture_vector(seen.pictures()))
+        texts = head.embed_text(system.text_vector(seen.words(), seen.pairs.texts.lengths))
+        return Similarity(images, texts, head.scale, head.logit_bias)
+
+    def loss_of(self, outputs: Similarity, system: System, recipe: TrainConfig) -> Tensor:
         return contrastive_loss(
-            head.embed_image(system.picture_vector(seen.pictures())),
-            head.embed_text(system.text_vector(seen.words(), seen.pairs.texts.lengths)),
-            head.scale,
-            kind=self.kind,
-            logit_bias=head.logit_bias,
-            label_smoothing=seen.recipe.smoothing,
-            backend=system.backends.contrastive,
-        )
+            outputs.images, outputs.texts, outputs.scale, kind=self.kind, logit_bias=outputs.bias,
+            label_smoothing=recipe.smoothing, backend=system.backends.contrastive,
+        )  # fmt: skip
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Retrieval both ways among the side's pictures and their texts (held out: name, tags, label; known: names).

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.config import SingleStreamConfig, SystemConfig
@@ -15,7 +14,8 @@ from mmkernels.models.heads import MaskedWordHead
 from mmkernels.models.metrics import percent
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import UNK, Tokens
-from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.base import Predicting, Score, Seen, Side, in_chunks
+from mmkernels.models.zoo.objectives.outputs import Predictions
 from mmkernels.models.zoo.task import majority_share
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Masked(NamedTuple):
     words: Tensor  # (M,)
 
 
-class MaskedWords(Objective):
+class MaskedWords(Predicting):
     """Cross entropy of the hidden words alone."""
 
     name = "masked_words"
@@ -54,12 +54,12 @@ class MaskedWords(Objective):
         tags = hide(draw.pairs.tags, share, task, draw.rng) if draw.config.tagged else None
         return hide(draw.pairs.texts, share, task, draw.rng), tags
 
-    def loss(self, system: System, seen: Seen, drawn: tuple[Masked, Masked | None]) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: tuple[Masked, Masked | None]) -> Predictions:
         texts, tags = drawn
         pictures = None if system.interaction is None else seen.pictures()
         logits = self.logits(system, texts, pictures, tags)
         words = texts.words if tags is None else torch.cat([texts.words, tags.words])
-        return F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))  # no text may have a word
+        return Predictions(logits, words)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy on one hidden word of each text: name, tags and label, or the name where tags have a segment."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from mmkernels.mask import Mask
 from mmkernels.models.config import SystemConfig
@@ -14,8 +12,9 @@ from mmkernels.models.decoding import greedy
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import BOS, PAD, Tokens
 from mmkernels.models.zoo.decoder import Context
-from mmkernels.models.zoo.objectives.base import CHUNK, Objective, Score, Seen, Side
+from mmkernels.models.zoo.objectives.base import CHUNK, Predicting, Score, Seen, Side
 from mmkernels.models.zoo.objectives.captioning import MAX_WORDS, caption_figures
+from mmkernels.models.zoo.objectives.outputs import Predictions
 
 if TYPE_CHECKING:
     from mmkernels.models.zoo.batches import Draw
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from mmkernels.models.zoo.task import Task
 
 
-class TextToText(Objective):
+class TextToText(Predicting):
     """Cross entropy of the next word of the name."""
 
     name = "text_to_text"
@@ -41,12 +40,11 @@ class TextToText(Objective):
         )
         return source, draw.pairs.names
 
-    def loss(self, system: System, seen: Seen, drawn: tuple[Tokens, Tokens]) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: tuple[Tokens, Tokens]) -> Predictions:
         source, target = drawn
         fed = Tokens(target.ids[:, :-1], target.lengths - 1)
-        logits, wanted = system.write(fed, self._context(system, source)), target.ids[:, 1:]
-        smoothing = seen.recipe.smoothing
-        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD, label_smoothing=smoothing)
+        logits = system.write(fed, self._context(system, source))
+        return Predictions(logits, target.ids[:, 1:], PAD, seen.recipe.smoothing)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Word F1, exact matches and CIDEr of the names that are written."""

@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkernels.models.batches import VqaBatch, vqa_batch
@@ -16,7 +15,8 @@ from mmkernels.models.heads import AnswerHead
 from mmkernels.models.metrics import accuracy, majority
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.tokenizer import Tokens
-from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side
+from mmkernels.models.zoo.objectives.base import Predicting, Score, Seen, Side
+from mmkernels.models.zoo.objectives.outputs import Predictions
 from mmkernels.models.zoo.task import padded
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Answers(nn.Module):
         return self.out(self.fusion([text], picture))
 
 
-class Vqa(Objective):
+class Vqa(Predicting):
     """Cross entropy of the answer."""
 
     name = "vqa"
@@ -64,9 +64,9 @@ class Vqa(Objective):
         questions = padded(batch.questions, QUESTION_TOKENS) if draw.recipe.compile else batch.questions
         return batch.pictures, questions, batch.answers
 
-    def loss(self, system: System, seen: Seen, drawn: tuple[Tensor, Tokens, Tensor]) -> Tensor:
+    def outputs(self, system: System, seen: Seen, drawn: tuple[Tensor, Tokens, Tensor]) -> Predictions:
         pictures, questions, answers = drawn
-        return F.cross_entropy(self.logits(system, pictures, questions), answers)
+        return Predictions(self.logits(system, pictures, questions), answers)
 
     def judge(self, system: System, task: Task, side: Side, recipe: TrainConfig) -> list[Score]:
         """Accuracy on new grids, of held-out emoji or of known ones; chance is the same with the wrong pictures."""
