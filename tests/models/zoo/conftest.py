@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,11 +44,12 @@ def new_trainer(task_for: Callable[[SystemConfig], Task]) -> Callable[..., Train
 
     def make(
         preset: str, steps: int = 2, seed: int = 0, backend: str | None = None, config: SystemConfig | None = None,
-        **changes: Any,
+        unlabelled: Sequence[int] = (), **changes: Any,
     ) -> Trainer:  # fmt: skip
         page, small = presets.find(preset)
         recipe = replace(page.recipe, **{"batch": 16, "grids": 4, **changes})
         config = small if config is None else config
-        return Trainer(task_for(config), Setup(preset, config, recipe, steps, seed, backend))
+        task = replace(task_for(config), unlabelled=list(unlabelled))
+        return Trainer(task, Setup(preset, config, recipe, steps, seed, backend))
 
     return make

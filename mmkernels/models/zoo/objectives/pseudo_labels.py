@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkernels.models.augment import augment
-from mmkernels.models.config import SystemConfig
+from mmkernels.models.config import AudioConfig, SystemConfig, VideoConfig
 from mmkernels.models.metrics import percent
 from mmkernels.models.recipe import TrainConfig
 from mmkernels.models.zoo.objectives.base import Objective, Score, Seen, Side, in_chunks
@@ -45,6 +45,8 @@ class PseudoLabels(Objective):
     beside = CLASSES.name
 
     def missing(self, config: SystemConfig) -> str | None:
+        if isinstance(config.image, VideoConfig | AudioConfig):
+            return "an image tower"
         return CLASSES.missing(config)
 
     def draw(self, draw: Draw, held_out: bool) -> Views:
@@ -53,8 +55,7 @@ class PseudoLabels(Objective):
         if not pool:
             raise ValueError("objective pseudo_labels needs pictures without labels, which this task has not")
         rows = draw.rng.sample(pool, min(draw.recipe.pseudo_labels.batch, len(pool)))
-        if not isinstance(task.media, Pictures):
-            raise ValueError("objective pseudo_labels needs pictures, which it sees in two views")
+        assert isinstance(task.media, Pictures), "missing() has said so"
         pictures, mirror = task.media.pictures[rows], task.media.mirror[rows]
         weak = augment(pictures, mirror, draw.generator, WEAK)
         return Views(weak, cut_out(augment(pictures, mirror, draw.generator, STRONG), draw.generator))
