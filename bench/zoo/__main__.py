@@ -1,6 +1,6 @@
 """A training step of every preset at its published head shapes, naive torch beside the fused kernels.
 
-    python -m bench.zoo                                       every preset, fp32 and bf16: about 8 minutes on 2 cores
+    python -m bench.zoo                                       every preset, fp32 and bf16: about 6 minutes on 2 cores
     python -m bench.zoo --presets clip bert --dtypes float32
 
 Widths, heads, patches and lengths are the published ones, layers are fewer (two; one where they are 2,048 wide) and
