@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkernels.models.saved_run import SavedRun
+from mmkernels.models.saved_run import SavedRun, optimizer_tensors, restore_optimizer
 
 SAVE_EVERY = 200  # steps
 
@@ -33,11 +33,13 @@ class StepReport:
 class Loop(ABC):
     """A model on its way through its steps.
 
-    `history[stage]` holds a row of losses for every step of a stage; `optimizer` is over what `parameters` gives.
+    `history[stage]` holds a row of losses for every step of a stage; `optimizer` is over what `parameters` gives, and
+    `names` are the model's names of these.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    names: dict[Tensor, str]
     history: dict[str, list[list[float]]]
     stage: str
     step: int = 0
@@ -68,6 +70,26 @@ class Loop(ABC):
     @abstractmethod
     def checkpoint(self) -> SavedRun:
         """The run as it stands."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint of any kind holds of a loop: fields of `SavedRun`."""
+        return {
+            "step": self.step,
+            "stage": self.stage,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.names),
+            "history": {stage: torch.tensor(rows, dtype=torch.float64) for stage, rows in self.history.items()},
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def restore(self, saved: SavedRun) -> None:
+        """Takes over the state of a checkpoint; the optimizer must be over the parameters of its stage already."""
+        saved.load_weights(self.model)
+        self.step, self.seconds, self.stage = saved.step, saved.seconds, saved.stage
+        self.history = {stage: saved.history[stage].tolist() for stage in self.history}
+        restore_optimizer(self.optimizer, self.names, saved.optimizer)
+        torch.set_rng_state(saved.torch_rng)
 
     def before_step(self) -> None:  # noqa: B027
         """What a step may need to have happened: nothing."""

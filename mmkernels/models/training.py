@@ -15,7 +15,6 @@ from mmkernels.models.loop import Loop, adamw, fastest_quarter
 from mmkernels.models.model import MultimodalModel, Sizes
 from mmkernels.models.objectives import PRETRAIN_LOSSES, VQA_LOSSES, pretrain_losses, vqa_losses
 from mmkernels.models.presets import ModelConfig, Plan, Recipe
-from mmkernels.models.saved_run import optimizer_tensors, restore_optimizer
 from mmkernels.models.schedule import learning_rate
 
 STAGES = {"pretrain": PRETRAIN_LOSSES, "vqa": VQA_LOSSES}
@@ -38,7 +37,7 @@ class Trainer(Loop):
         self.sizes = sizes_of(corpus)
         self.model: MultimodalModel = MultimodalModel(config, self.sizes, backend)
         self.batches = BatchMaker(corpus, recipe, seed)
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
         self.history = {stage: [] for stage in STAGES}
         self.clip_norm = recipe.clip_norm
         self.stage = "pretrain"
@@ -57,12 +56,9 @@ class Trainer(Loop):
         saved = Checkpoint.load(path)
         saved.check_data(corpus, path)
         trainer = cls(corpus, saved.config, saved.recipe, saved.plan, saved.seed, backend or saved.backend)
-        saved.load_weights(trainer.model)
-        trainer.step, trainer.seconds, trainer.stage = saved.step, saved.seconds, saved.stage
-        trainer.history = {stage: saved.history[stage].tolist() for stage in STAGES}
+        trainer.stage = saved.stage
         trainer.optimizer = trainer._new_optimizer()
-        restore_optimizer(trainer.optimizer, trainer.names, saved.optimizer)
-        torch.set_rng_state(saved.torch_rng)
+        trainer.restore(saved)
         return trainer
 
     @property
@@ -99,15 +95,9 @@ class Trainer(Loop):
             plan=self.plan,
             sizes=self.sizes,
             seed=self.seed,
-            step=self.step,
-            stage=self.stage,
             backend=self.backend,
             fingerprint=self.corpus.fingerprint,
-            seconds=self.seconds,
-            model=self.model.state_dict(),
-            optimizer=optimizer_tensors(self.optimizer, self.names),
-            history={stage: torch.tensor(rows, dtype=torch.float64) for stage, rows in self.history.items()},
-            torch_rng=torch.get_rng_state(),
+            **self.state(),
         )
 
     def parameters(self) -> list[nn.Parameter]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import SystemConfig
+from mmkernels.models.config import SystemConfig, TransformerConfig
 from mmkernels.models.pretrained.table import Row
 
 ACTIVATION_NAMES = {
@@ -72,6 +72,19 @@ def activation(name: Any) -> str:
     if name not in ACTIVATION_NAMES:
         raise ValueError(f"hidden_act must be one of {', '.join(ACTIVATION_NAMES)}, got {name!r}")
     return ACTIVATION_NAMES[name]
+
+
+def transformer(config: Any, norm_first: bool = True) -> TransformerConfig:
+    """The layers of an encoder, of the fields that most configurations there have."""
+    return TransformerConfig(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_hidden_layers,
+        config.intermediate_size,
+        activation=activation(config.hidden_act),
+        norm_eps=config.layer_norm_eps,
+        norm_first=norm_first,
+    )
 
 
 def must_be(config: Any, **expected: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import SystemConfig, TextConfig, TransformerConfig
-from mmkernels.models.pretrained.architecture import POSITION_NUMBERS, Architecture, activation, must_be
+from mmkernels.models.config import SystemConfig, TextConfig
+from mmkernels.models.pretrained.architecture import POSITION_NUMBERS, Architecture, must_be, transformer
 from mmkernels.models.pretrained.table import Row, under
 
 BLOCK = (
@@ -39,17 +39,8 @@ HEAD = (
 def text_tower(config: Any, pooler: bool) -> TextConfig:
     """BERT's text tower; ALIGN has one as well."""
     must_be(config, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
-    blocks = TransformerConfig(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_hidden_layers,
-        config.intermediate_size,
-        activation=activation(config.hidden_act),
-        norm_eps=config.layer_norm_eps,
-        norm_first=False,
-    )
     return TextConfig(
-        blocks,
+        transformer(config, norm_first=False),
         length=config.max_position_embeddings,
         pool="first",
         token_types=config.type_vocab_size,

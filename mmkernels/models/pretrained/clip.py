@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import ContrastiveConfig, SystemConfig, TextConfig, TransformerConfig, VitConfig
+from mmkernels.models.config import ContrastiveConfig, SystemConfig, TextConfig, VitConfig
 from mmkernels.models.presets.clip import LARGEST_SCALE, MEAN, SCALE, SPREAD
 from mmkernels.models.pretrained.architecture import (
     POSITION_NUMBERS,
     Architecture,
-    activation,
     must_be,
     one_number,
+    transformer,
 )
 from mmkernels.models.pretrained.table import Row, under
 
@@ -62,7 +62,7 @@ def configure(config: Any, tensors: Mapping[str, Tensor] | None) -> SystemConfig
     largest = LARGEST_SCALE if start < math.log(LARGEST_SCALE) + 1e-6 else None
     return SystemConfig(
         image=VitConfig(
-            blocks(vision),
+            transformer(vision),
             one_number("image_size", vision.image_size),
             one_number("patch_size", vision.patch_size),
             pool="class",
@@ -71,21 +71,9 @@ def configure(config: Any, tensors: Mapping[str, Tensor] | None) -> SystemConfig
             mean=MEAN,
             spread=SPREAD,
         ),
-        text=TextConfig(blocks(text), length=text.max_position_embeddings, causal=True, pool="last", pad=None),
+        text=TextConfig(transformer(text), length=text.max_position_embeddings, causal=True, pool="last", pad=None),
         contrastive=ContrastiveConfig(config.projection_dim, False, SCALE, largest),
         vocabulary=text.vocab_size,
-    )
-
-
-def blocks(config: Any) -> TransformerConfig:
-    """The layers of either tower."""
-    return TransformerConfig(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_hidden_layers,
-        config.intermediate_size,
-        activation=activation(config.hidden_act),
-        norm_eps=config.layer_norm_eps,
     )
 
 

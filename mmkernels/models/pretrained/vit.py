@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkernels.models.config import SystemConfig, TransformerConfig, VitConfig
-from mmkernels.models.pretrained.architecture import Architecture, activation, must_be, one_number
+from mmkernels.models.config import SystemConfig, VitConfig
+from mmkernels.models.pretrained.architecture import Architecture, must_be, one_number, transformer
 from mmkernels.models.pretrained.table import Row, under
 
 BLOCK = (
@@ -47,18 +47,10 @@ def configure(config: Any, tensors: Mapping[str, Tensor] | None) -> SystemConfig
     pooler = tensors is not None and "vit.pooler.dense.weight" in tensors
     if pooler:
         must_be(config, pooler_act="tanh", pooler_output_size=config.hidden_size)
-    blocks = TransformerConfig(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_hidden_layers,
-        config.intermediate_size,
-        activation=activation(config.hidden_act),
-        norm_eps=config.layer_norm_eps,
-    )
     side, patch = one_number("image_size", config.image_size), one_number("patch_size", config.patch_size)
     classified = tensors is None or ARCHITECTURE.heads["classification"] in tensors
     return SystemConfig(
-        image=VitConfig(blocks, side, patch, pool="class", pooler=pooler),
+        image=VitConfig(transformer(config), side, patch, pool="class", pooler=pooler),
         classes=config.num_labels if classified else None,
     )
 

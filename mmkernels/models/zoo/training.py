@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mmkernels.models.config import SystemConfig
 from mmkernels.models.loop import Loop, adamw, fastest_quarter
 from mmkernels.models.recipe import USUAL_DATA, DataConfig, TrainConfig
-from mmkernels.models.saved_run import optimizer_tensors, restore_optimizer
 from mmkernels.models.schedule import learning_rate
 from mmkernels.models.zoo.batches import Batch, Batches
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
@@ -77,7 +76,7 @@ class Trainer(Loop):
         self.checks = Batches(task, setup.config, recipe, objectives, setup.seed, held_out=True)
         self.clip_norm = recipe.clip_norm
         self.history = {"train": [], "held_out": []}
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        self.names = {parameter: name for name, parameter in self.model.named_parameters()}
         self.optimizer = adamw(self.parameters(), recipe.rate, recipe.weight_decay, recipe.betas)
         self.best_loss: float | None = None
         self.best: dict[str, Tensor] = {}
@@ -103,13 +102,9 @@ class Trainer(Loop):
         backend = backend or saved.backend
         setup = Setup(saved.preset, saved.config, saved.recipe, saved.steps, saved.seed, backend, saved.data)
         trainer = cls(task, setup)
-        saved.load_weights(trainer.model)
-        trainer.step, trainer.seconds = saved.step, saved.seconds
-        trainer.history = {stage: rows.tolist() for stage, rows in saved.history.items()}
+        trainer.restore(saved)
         trainer.best_loss, trainer.best = saved.best_loss, saved.best
         trainer.stale, trainer.stopped = saved.stale, saved.stopped
-        restore_optimizer(trainer.optimizer, trainer.names, saved.optimizer)
-        torch.set_rng_state(saved.torch_rng)
         return trainer
 
     @property
@@ -181,15 +176,9 @@ class Trainer(Loop):
             sizes=self.sizes,
             steps=setup.steps,
             seed=setup.seed,
-            step=self.step,
-            stage=self.stage,
             backend=setup.backend,
             fingerprint=self.task.fingerprint,
-            seconds=self.seconds,
-            model=self.model.state_dict(),
-            optimizer=optimizer_tensors(self.optimizer, self.names),
-            history={stage: torch.tensor(rows, dtype=torch.float64) for stage, rows in self.history.items()},
-            torch_rng=torch.get_rng_state(),
+            **self.state(),
             best_loss=self.best_loss,
             best=self.best,
             stale=self.stale,

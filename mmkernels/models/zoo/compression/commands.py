@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from mmkernels.models import loop
 from mmkernels.models.backends import Backends
 from mmkernels.models.saved_run import FILE_NAME
-from mmkernels.models.sealed import prepare_folder, write_atomically
-from mmkernels.models.tables import print_tables
+from mmkernels.models.sealed import prepare_folder
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.commands import load_task, note
 from mmkernels.models.zoo.compression.study import Plan, as_table, compare
-from mmkernels.models.zoo.runs import Stopped
+from mmkernels.models.zoo.runs import Results, conduct
 
 RESULTS_NAME = "compression.json"
 
@@ -43,16 +41,8 @@ def compress(args: argparse.Namespace) -> int:
     loop.configure_torch(args.threads)
     prepare_folder(out)
     task = load_task(saved.config, saved.data, "compress")
-    with loop.StopRequest() as stop:
-        try:
-            results = compare(path, out, task, plan, args.backend, stop, lambda text: note(text, "compress"))
-        except Stopped as stopped:
-            note("stopped and saved: the same command goes on", "compress")
-            return 128 + stopped.signal
-    write_atomically(out / RESULTS_NAME, (json.dumps(results, indent=1) + "\n").encode())
-    if args.json:
-        print(json.dumps(results, indent=1))
-    else:
-        print_tables([as_table(results)])
-        print(f"\n{out / RESULTS_NAME}")
-    return 0
+
+    def run(stop: loop.StopRequest) -> Results:
+        return compare(path, out, task, plan, args.backend, stop, lambda text: note(text, "compress"))
+
+    return conduct("compress", out / RESULTS_NAME, args.json, run, lambda results: (as_table(results), ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from mmkernels.models import loop, presets
 from mmkernels.models.backends import Backends
 from mmkernels.models.recipe import USUAL_DATA
 from mmkernels.models.regimes import PseudoLabelConfig
-from mmkernels.models.sealed import prepare_folder, write_atomically
-from mmkernels.models.tables import print_tables
+from mmkernels.models.sealed import prepare_folder
 from mmkernels.models.zoo.commands import load_task, note
 from mmkernels.models.zoo.compression.smaller import smaller
 from mmkernels.models.zoo.data import data_of
 from mmkernels.models.zoo.objectives import choose
-from mmkernels.models.zoo.runs import Stopped
+from mmkernels.models.zoo.runs import Results, conduct
 from mmkernels.models.zoo.semi_supervised.few_labels import LABELS, with_labels
 from mmkernels.models.zoo.semi_supervised.study import SUPERVISED, Plan, Study, as_table, compare, verdict
 
@@ -57,16 +55,8 @@ def semi_supervised(args: argparse.Namespace) -> int:
     data = data_of(config, args.data, ())
     task = with_labels(load_task(config, data, "semi"), args.labels)
     study = Study(args.preset, config, recipe, task, plan, args.backend, data)
-    with loop.StopRequest() as stop:
-        try:
-            results = compare(study, out, stop, lambda text: note(text, "semi"))
-        except Stopped as stopped:
-            note("stopped and saved: the same command goes on", "semi")
-            return 128 + stopped.signal
-    write_atomically(out / RESULTS_NAME, (json.dumps(results, indent=1) + "\n").encode())
-    if args.json:
-        print(json.dumps(results, indent=1))
-    else:
-        print_tables([as_table(results)])
-        print("\n" + "\n".join([*verdict(results), str(out / RESULTS_NAME)]))
-    return 0
+
+    def run(stop: loop.StopRequest) -> Results:
+        return compare(study, out, stop, lambda text: note(text, "semi"))
+
+    return conduct("semi", out / RESULTS_NAME, args.json, run, lambda results: (as_table(results), verdict(results)))
