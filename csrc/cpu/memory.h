@@ -157,6 +157,9 @@ struct Staged {
   int64_t stride;
 };
 
+/// The same from a row on.
+inline Staged behind(const Staged& s, int64_t rows) { return {s.data + rows * s.stride, s.stride}; }
+
 /// There is no way to go on without memory.
 inline float* allocate(int64_t floats) {
   void* data = std::aligned_alloc(64, static_cast<size_t>(round_up(larger<int64_t>(floats, 1), 16)) * sizeof(float));

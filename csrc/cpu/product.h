@@ -1,9 +1,9 @@
 // Products of matrices larger than the caches, C(i, j) = sum_k A(i, k) B(k, j), never stored as a whole: blocks of C go to
 // a sink, which makes of them what the caller wants. Under concat_fusion and contrastive_loss.
 //
-// The sum over k is cut into parts (sources), these into slices of kDepth elements, and these into chains of kDepth numbers:
-// a longer one of equal terms drifts. An element of C is the sum of its chains in order (gemm.h). So its bits do not depend on the block it is in, on the number of threads, nor
-// on which operand stands left: a product commutes.
+// The sum over k is cut into parts (sources), these into slices of kDepth elements, and these into chains of kDepth
+// numbers: a longer one of equal terms drifts. An element of C is the sum of its chains in order (gemm.h). So its bits do
+// not depend on the block it is in, on the number of threads, nor on which operand stands left: a product commutes.
 //
 // A block is at most kMaxBlockRows x kMaxBlockColumns. For each slice the right operand is packed once into panels, the left
 // one in stripes of kStripe rows; both stay in the second-level cache, a panel of the right one in the first.

@@ -49,7 +49,7 @@ void recompute_large(const AttentionProblem& p, BackwardScratch& scratch, const 
   }
   pack_rows(element_of(p), p.query, tile, p.dim_qk, p.scale, scratch.rows.query_rows, scratch.rows.query);
   const auto visit = [&](const Slice& slice, const KeyBlock& block) {
-    const Staged& k = scratch.keys.staged.key;
+    const Staged k = scratch.keys.staged.seen_keys();
     float* logits = scratch.keys.logits + slice.first;
     multiply_query(p, element_of(p), block.keys, slice.vectors, k.data, k.stride, scratch.rows.query + slice.first,
                    kRowStride, logits, kRowStride);

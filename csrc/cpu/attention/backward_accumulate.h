@@ -165,7 +165,7 @@ inline void accumulate_keys(const AttentionProblem& p, TileScratch& rows, const 
     if (element == Element::kPair) pair_weights(slice, scratch, to);
     bool isolate = false;
     if (block.tile_class == TileClass::kPartial) {
-      const Staged& k = scratch.staged.key;
+      const Staged k = scratch.staged.seen_keys();
       if (rows.rows_finite < 0) rows.rows_finite = rows.rows_are_finite(p);
       if (keys_finite < 0)
         keys_finite = !has_non_finite(element, k.data, k.stride, block.keys, elements(element, p.dim_qk));

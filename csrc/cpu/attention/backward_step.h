@@ -30,18 +30,13 @@ class Statistics {
 /// One block of keys and values, which it is: (first key, segment, head, batch), and the first key that a tile sees.
 struct StagedBlock {
   float *keys, *values, *pairs_of_keys;
-  Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features], from the first seen on
-  Staged key_by_keys{nullptr, 0};             // [element of keys][feature] of the whole block, from stage_by_keys
-  Staged whole_key{nullptr, 0}, whole_value{nullptr, 0};
+  Staged key{nullptr, 0}, value{nullptr, 0};  // [key][element of features]
+  Staged key_by_keys{nullptr, 0};             // [element of keys][feature], from stage_by_keys
   int64_t which[4] = {-1, -1, -1, -1};
   int32_t count = 0, skipped = 0;  // keys of the block; of them those before the first seen
 
-  /// What the tile that comes next sees starts here.
-  void skip(int32_t keys_before) {
-    skipped = keys_before;
-    key = {whole_key.data + skipped * whole_key.stride, whole_key.stride};
-    value = {whole_value.data + skipped * whole_value.stride, whole_value.stride};
-  }
+  Staged seen_keys() const { return behind(key, skipped); }
+  Staged seen_values() const { return behind(value, skipped); }
 };
 
 /// p (dropped) or ds of one block of keys as products want it. Floats stand where they were computed; see pair_weights.
@@ -166,9 +161,9 @@ inline void stage_block(const AttentionProblem& p, const RowTile& tile, int segm
   const int64_t batch = sequence.tensor_batch, head = tile.head_k, row = wanted[0];
   const bool short_tile = tile.padded <= 2 * kLanes;
   staged.count = keys;
-  staged.whole_key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
-  staged.whole_value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
-  staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.whole_key;
+  staged.key = stage(element, key, batch, head, row, keys, p.dim_qk, short_tile, staged.keys);
+  staged.value = stage(element, value, batch, head, row, keys, p.dim_v, short_tile, staged.values);
+  staged.key_by_keys = element == Element::kPair ? Staged{nullptr, 0} : staged.key;
   const int64_t next = first + keys, left = segment_length(p, sequence, segment) - next;
   prefetch_next(p, p.segments[segment], batch, head, row + keys, smaller<int64_t>(kBlockKeys, left));
 }
@@ -180,8 +175,7 @@ inline Staged stage_by_keys(const AttentionProblem& p, StagedBlock& staged) {
     staged.key_by_keys =
         stage_pairs(p.segments[segment].key, batch, head, row, staged.count, p.dim_qk, p.dim_qk, staged.pairs_of_keys);
   }
-  const Staged& whole = staged.key_by_keys;
-  return {whole.data + elements(element_of(p), staged.skipped) * whole.stride, whole.stride};
+  return behind(staged.key_by_keys, elements(element_of(p), staged.skipped));
 }
 
 /// For every block of the range in order, as far as the tile sees its keys: visit(slice, block) for each slice of the tile
@@ -201,7 +195,7 @@ inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRa
         if (prepare_block(p, tile, slice, s, span, scratch.block) == TileClass::kSkip) continue;
         if (!seen) {
           stage_block(p, tile, s, first, keys, scratch.staged);
-          scratch.staged.skip(span.first - static_cast<int32_t>(first));
+          scratch.staged.skipped = span.first - static_cast<int32_t>(first);
         }
         seen = true;
         visit(slice, scratch.block);
@@ -215,7 +209,7 @@ inline void for_each_block(const AttentionProblem& p, RowTile& tile, const KeyRa
 /// the logits, both 0 where a pair is hidden. With a softcap, scratch.slope = d logit / d product.
 inline void backward_step(const AttentionProblem& p, const TileScratch& rows, const Slice& slice,
                           BlockScratch& scratch) {
-  const Staged &k = scratch.staged.key, &v = scratch.staged.value;
+  const Staged k = scratch.staged.seen_keys(), v = scratch.staged.seen_values();
   const KeyBlock& block = scratch.block;
   float *logits = scratch.logits + slice.first, *grads = scratch.grad_logits + slice.first;
   float *slope = scratch.slope + slice.first, *keep = scratch.keep + slice.first;

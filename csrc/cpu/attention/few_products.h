@@ -10,9 +10,9 @@ namespace few {
 constexpr int kFewRows = kLanes / 2;  // beyond that, lanes that are rows are used well enough
 constexpr int kKeyStride = kBlockKeys + 16;
 
-/// Whether the products of so many rows leave registers for keys and values. Keys in fp32 reach the micro-kernel, which
-/// serves more rows better, by one transposition; others would be widened or paired in scratch too.
-inline bool fit_registers(DType keys, int rows) { return rows <= (keys == DType::kFloat32 ? kFewRows / 2 : kFewRows); }
+/// Rows whose products leave registers for keys and values. Keys in fp32 reach the micro-kernel, which serves more rows
+/// better, by one transposition; others would be widened or paired in scratch too.
+constexpr int rows_in_registers(DType keys) { return keys == DType::kFloat32 ? kFewRows / 2 : kFewRows; }
 
 inline int64_t row_width(const AttentionProblem& p) { return round_up(p.dim_v, kLanes); }
 
@@ -150,7 +150,7 @@ inline void multiply_block(const AttentionProblem& p, const Segment& segment, co
                            int32_t keys, bool in_place, Scratch& scratch) {
   const int64_t depth = elements(element, p.dim_qk), batch = tile.sequence.tensor_batch;
   const float factor = element == Element::kPair ? p.scale : 1.0f;
-  constexpr int most = from == DType::kFloat32 && element == Element::kFloat ? kFewRows / 2 : kFewRows;
+  constexpr int most = rows_in_registers(element == Element::kPair ? DType::kBFloat16 : from);
   for (int32_t first = 0; first < keys;) {
     const bool several = in_place && first + groups * kLanes <= keys;
     const int32_t count = several ? groups * kLanes : smaller(kLanes, keys - first);

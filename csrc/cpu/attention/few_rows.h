@@ -179,7 +179,7 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
     if (!started) reset(p, tile, state);
     started = true;
     const int64_t row = tile.sequence.first_key + first;
-    const bool in_registers = fit_registers(segment.key.dtype, tile.rows);
+    const bool in_registers = tile.rows <= rows_in_registers(segment.key.dtype);
     const auto multiply = in_registers ? multiply_in_registers : multiply_in_scratch;
     multiply(p, segment, tile, row, keys, scratch);
     finish_logits(p, tile, block, scratch);

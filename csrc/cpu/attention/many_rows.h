@@ -116,8 +116,8 @@ inline bool attend(const AttentionProblem& p, RowTile& tile, const Chunk& chunk,
       if (!started) reset(p, tile, state);
       started = true;
 
-      const float* key = k.data + (span.first - first) * k.stride;
-      const float* value = v.data + elements(element, span.first - first) * v.stride;
+      const float* key = behind(k, span.first - first).data;
+      const float* value = behind(v, elements(element, span.first - first)).data;
       float *logits = scratch.logits + slice.first, *keep = scratch.keep + slice.first;
       multiply_query(p, element, span.keys, slice.vectors, key, k.stride, scratch.query + slice.first, kRowStride,
                      logits, kRowStride);
