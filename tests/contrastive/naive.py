@@ -92,7 +92,8 @@ def naive(
             logits = logits + bias
         y = (1 - label_smoothing) * t.to(logits) + label_smoothing / 2
         if logits.dtype == torch.float64:  # the reference: torch's own has 0 instead of e^x where x is very negative
-            rows = (y * F.softplus(-logits) + (1 - y) * F.softplus(logits)).sum(1)
+            zero = torch.zeros_like(logits)
+            rows = (y * torch.logaddexp(zero, -logits) + (1 - y) * torch.logaddexp(zero, logits)).sum(1)
         else:
             rows = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1)
         return {"mean": rows.mean, "sum": rows.sum, "none": rows.clone}[reduction]()
