@@ -10,6 +10,9 @@ is the exponential of a sum, the products of its logit and of its row's, times t
 which logits are computed whatever the dtype. Without the second part a call whose naive path happens to round well
 (a handful of logits of size 50) rejects a correct kernel.
 
+For concat_fusion and contrastive_loss the naive path may also add in one chain (`tests/one_chain.py`): with operands
+whose numbers are all equal it drifts, and torch's order may happen not to.
+
 Where naive is not finite, only the reference decides. NaN and Inf must stand exactly where the reference, rounded to
 the dtype, has them: that is checked first, and no tolerance excuses it.
 """
@@ -114,6 +117,16 @@ def tolerance(
     # Below the smallest normal number rounding is absolute.
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     return 2.0 * worst + rounding + smallest
+
+
+def worse(a: Mapping[str, Tensor], b: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of two naive paths the result farther from the reference, name by name."""
+
+    def error(x: Tensor, name: str) -> float:
+        distance = (x.double() - reference[name]).abs()
+        return distance[distance.isfinite()].amax().item() if distance.isfinite().any() else 0.0
+
+    return {name: max(a[name], b[name], key=lambda x, name=name: error(x, name)) for name in a}
 
 
 def same_bits(name: str, a: Tensor, b: Tensor) -> None:

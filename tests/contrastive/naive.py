@@ -13,6 +13,7 @@ import mmkernels as mmk
 from tests.layouts import laid_out
 
 KINDS = ("softmax", "sigmoid")
+OPERANDS = ("image", "text", "scale", "bias")
 POSITIVES = ("pairs", "index", "several", "nobody", "everybody")
 
 
@@ -142,6 +143,12 @@ def gradients(loss: Tensor, operands: Sequence[Tensor | None], grad: Tensor) -> 
     found = torch.autograd.grad(loss, there, grad.to(loss.dtype), allow_unused=True, materialize_grads=True)
     rest = iter(found)
     return [None if tensor is None else next(rest) for tensor in operands]
+
+
+def results_of(loss: Tensor, operands: Sequence[Tensor | None], grad: Tensor) -> dict[str, Tensor]:
+    """The loss and the gradients of the operands that are there, by name."""
+    found = zip(OPERANDS, gradients(loss, operands, grad), strict=True)
+    return {"loss": loss.detach(), **{name: tensor for name, tensor in found if tensor is not None}}
 
 
 def embeddings(rows: int, columns: int, width: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.contrastive.naive import Case, fused, gradients, naive, target_matrix
-from tests.tolerance import explain, tolerance
+from tests.contrastive.naive import OPERANDS, Case, fused, naive, results_of, target_matrix
+from tests.one_chain import OneChain
+from tests.tolerance import explain, tolerance, worse
 
-NAMES = ("image", "text", "scale", "bias")
 SMALLEST = 2.0**-103
 
 
@@ -34,15 +34,15 @@ class Expectation:
         if grad is None:
             grad = torch.randn(loss.shape, generator=torch.Generator().manual_seed(1))
         self.grad = grad
-        self.reference = _named(loss, gradients(loss, wide, grad))
-        plain = naive(*low, *self.call)
-        self.naive = _named(plain, gradients(plain, low, grad))
+        self.reference = results_of(loss, wide, grad)
+        self._low = low
+        self.naive = self._naive()
         self.terms, self.inner = absolute_sums(case, wide, grad.double(), self.call[0])
 
     def run(self, backend: str | None) -> dict[str, Tensor]:
         """The call's results, forward and backward."""
         loss = fused(self.operands, *self.call, backend=backend)
-        return _named(loss, gradients(loss, self.operands, self.grad))
+        return results_of(loss, self.operands, self.grad)
 
     def check(self, backend: str | None) -> dict[str, Tensor]:
         """Run the call on a backend and hold every result to the rule; returns the results."""
@@ -52,10 +52,20 @@ class Expectation:
         return found
 
     def faults(self, found: Mapping[str, Tensor]) -> list[str]:
-        """Sentences that say how results break the rule."""
+        """Sentences that say how results break the rule, in whichever order the naive path adds."""
+        if not self._faults(found, self.naive):
+            return []
+        with OneChain():
+            chained = self._naive()
+        return self._faults(found, worse(self.naive, chained, self.reference))
+
+    def _naive(self) -> dict[str, Tensor]:
+        return results_of(naive(*self._low, *self.call), self._low, self.grad)
+
+    def _faults(self, found: Mapping[str, Tensor], plain: Mapping[str, Tensor]) -> list[str]:
         faults = []
         dtypes = {"loss": torch.float32} | {
-            name: tensor.dtype for name, tensor in zip(NAMES, self.operands) if tensor is not None
+            name: tensor.dtype for name, tensor in zip(OPERANDS, self.operands) if tensor is not None
         }
         assert found.keys() == dtypes.keys()
         for name, tensor in found.items():
@@ -63,15 +73,11 @@ class Expectation:
                 faults.append(f"{name} has dtype {tensor.dtype}, expected {dtypes[name]}")
                 continue
             bound = tolerance(
-                tensor.dtype, self.reference[name], self.naive[name].to(tensor.dtype), self.terms[name],
+                tensor.dtype, self.reference[name], plain[name].to(tensor.dtype), self.terms[name],
                 self.inner[name],
             )  # fmt: skip
             faults += explain(name, tensor, self.reference[name], bound)
         return faults
-
-
-def _named(loss: Tensor, grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    return {"loss": loss.detach()} | {name: g for name, g in zip(NAMES, grads, strict=True) if g is not None}
 
 
 def absolute_sums(

@@ -10,8 +10,7 @@ import torch
 import mmkernels as mmk
 from mmkernels.ops.contrastive import blocks
 from tests.backends import EVERY, Run, runs
-from tests.contrastive.expected import NAMES, results_of
-from tests.contrastive.naive import embeddings, targets_of
+from tests.contrastive.naive import OPERANDS, embeddings, results_of, targets_of
 
 # Shards of rows and columns by their first and last; images and texts are not cut alike.
 ROWS, COLUMNS = ((0, 130), (130, 300)), ((0, 200), (200, 300))
@@ -52,7 +51,7 @@ def test_two_by_two_shards(run: Run, kind, positives, dtype):
         else:
             found = sigmoid(places, pieces, scale, bias)
     wide = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}[dtype]
-    for name in NAMES[: len(found)]:
+    for name in ("loss", *OPERANDS)[: len(found)]:
         size = max(expected[name].abs().max().item(), 1e-3)
         torch.testing.assert_close(
             found[name].to(expected[name].dtype), expected[name], rtol=0,

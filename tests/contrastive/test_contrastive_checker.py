@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.backends import dtypes
-from tests.contrastive.naive import KINDS, POSITIVES, Case, fused, gradients
-from tests.contrastive.rule import NAMES, Expectation
+from tests.contrastive.naive import KINDS, OPERANDS, POSITIVES, Case, fused, results_of
+from tests.contrastive.rule import Expectation
 
 
 @dtypes()
@@ -28,7 +28,7 @@ def test_accepts_plain_torch(kind: str, positives: str, dtype: torch.dtype) -> N
 @pytest.mark.parametrize(
     ("kind", "name"),
     # the softmax does not depend on the bias: its gradient is 0
-    [pair for pair in itertools.product(KINDS, ("loss", *NAMES)) if pair != ("softmax", "bias")],
+    [pair for pair in itertools.product(KINDS, ("loss", *OPERANDS)) if pair != ("softmax", "bias")],
 )
 def test_rejects_one_wrong_element(kind: str, name: str, what: str, dtype: torch.dtype) -> None:
     """The largest of each, off by 1 %; by more in 16 bits, where a gradient may carry the roundings of its sum."""
@@ -71,8 +71,7 @@ def test_rejects_another_function(kind: str, bug: str) -> None:
         changes["targets"] = {"rolled": targets.roll(1, 0), "fewer": fewer, "transposed": targets.T}[changes["targets"]]
     call = {"targets": targets, "kind": kind, "smoothing": smoothing, "reduction": reduction, **changes}
     loss = fused(expected.operands, **call)
-    found = {"loss": loss.detach()} | dict(zip(NAMES, gradients(loss, expected.operands, expected.grad), strict=True))
-    assert expected.faults(found)
+    assert expected.faults(results_of(loss, expected.operands, expected.grad))
 
 
 @dtypes()

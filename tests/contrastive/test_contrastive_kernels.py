@@ -12,11 +12,10 @@ from torch import Tensor
 
 import mmkernels as mmk
 from tests.backends import CPU, EVERY, NATIVE, Run, dtypes, runs
-from tests.contrastive.expected import NAMES, Expected, results_of
-from tests.contrastive.naive import embeddings, naive, targets_of
+from tests.contrastive.naive import KINDS, OPERANDS, Case, embeddings, naive, results_of, targets_of
+from tests.contrastive.rule import Expectation
 from tests.tolerance import explain, same_bits
 
-KINDS = ("softmax", "sigmoid")
 # Rows and columns that end inside a block, a panel, a vector; one that has several groups of blocks; depths of several
 # slices, of one feature, of an odd number of them.
 SHAPES = [(300, 300, 32), (7, 65, 3), (530, 270, 40), (65, 7, 531), (1, 1, 1), (129, 129, 256)]
@@ -62,19 +61,19 @@ def case(shape: tuple[int, int, int], kind: str, positives: str, dtype: torch.dt
 @dtypes()
 @runs(*EVERY)
 def test_tolerance_rule(kind, positives, shape, dtype, run):
-    operands, call, grad = case(shape, kind, positives, dtype, 0.1 if shape[2] % 2 else 0.0)
-    faults = Expected(operands, call, grad).faults(run_call(operands, call, grad, run))
-    assert not faults, "\n".join(faults)
+    reduction = "none" if shape[0] == shape[1] or kind == "sigmoid" else "sum"
+    case = Case(*shape, kind, positives, 0.1 if shape[2] % 2 else 0.0, reduction)
+    with run.active() as backend:
+        Expectation(case, case.operands(dtype)).check(backend)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("kind", KINDS)
 @runs(*EVERY)
 def test_reductions_with_smoothed_pairs(kind, reduction, run):
-    operands, call = embeddings(70, 70, 5, torch.float32), (None, kind, 0.2, reduction)
-    grad = torch.randn(70 if reduction == "none" else ())
-    faults = Expected(operands, call, grad).faults(run_call(operands, call, grad, run))
-    assert not faults, "\n".join(faults)
+    case = Case(70, 70, 5, kind, "pairs", 0.2, reduction)
+    with run.active() as backend:
+        Expectation(case, case.operands(torch.float32)).check(backend)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -85,7 +84,7 @@ def test_non_finite_embeddings(kind, where, bad, run):
     """NaN and Inf stand where torch's own losses have them, and their gradients, and disturb nothing else."""
     operands, call, grad = case((40, 40, 6), kind, "pairs", torch.float32, 0.0)
     with torch.no_grad():
-        operands[NAMES.index(where) - 1][17, 2] = bad
+        operands[OPERANDS.index(where)][17, 2] = bad
     wide = [t.detach().double().requires_grad_() for t in operands]
     x, index = wide[2] * (wide[0] @ wide[1].T), torch.arange(40)
     if kind == "softmax":  # not the formulas of naive.py: they multiply logits of -inf by 0
@@ -94,7 +93,7 @@ def test_non_finite_embeddings(kind, where, bad, run):
         loss = -F.logsigmoid((x + wide[3]) * (2 * torch.eye(40, dtype=torch.float64) - 1)).sum(1)
     expected = results_of(loss, wide, grad.double())
     found = run_call(operands, call, grad, run)
-    for name in NAMES:
+    for name in expected:
         faults = explain(name, found[name], expected[name], torch.full_like(expected[name], 1e-2))
         assert not faults, "\n".join(faults)
 
@@ -176,7 +175,7 @@ def test_whichever_gradients_are_wanted(kind, run):
         some = [t.detach().requires_grad_(i == wanted) for i, t in enumerate(operands)]
         with run.active() as backend:
             found = torch.autograd.grad(loss_of(some, call, backend), some[wanted], grad)[0]
-        same_bits(NAMES[wanted + 1], found, expected[NAMES[wanted + 1]])
+        same_bits(OPERANDS[wanted], found, expected[OPERANDS[wanted]])
 
 
 @runs(CPU)

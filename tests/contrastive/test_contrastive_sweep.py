@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 import mmkernels as mmk
 from mmkernels.ops.contrastive import blocks, cpu, reference
 from tests.backends import DEFAULT, NATIVE, Run, default_runs, dtypes, runs
-from tests.contrastive.naive import Case, fused, gradients
-from tests.contrastive.rule import NAMES, Expectation
+from tests.contrastive.naive import OPERANDS, Case, fused, gradients, results_of
+from tests.contrastive.rule import Expectation
 from tests.tolerance import same_bits
 
 LOSS = [True, False, False, False, False]
@@ -20,7 +20,7 @@ LOSS = [True, False, False, False, False]
 def again(case: Case, operands: list[Tensor], grad: Tensor, backend: str) -> dict[str, Tensor]:
     """The op, whose backward computes the logits once more."""
     loss = torch.ops.mmkernels.contrastive_loss_forward(*operands, *case.call(), backend)[0]
-    return {"loss": loss.detach(), **dict(zip(NAMES, gradients(loss, operands, grad), strict=True))}
+    return results_of(loss, operands, grad)
 
 
 @runs(*NATIVE)
@@ -37,7 +37,7 @@ def test_bits_of_the_way_of_two_sweeps(shape, reduction: str, dtype: torch.dtype
             with torch.no_grad():
                 alone = fused(operands, *case.call(), backend=backend)
             loss = fused(operands, *case.call(), backend=backend)
-            found = {"loss": loss.detach(), **dict(zip(NAMES, gradients(loss, operands, grad), strict=True))}
+            found = results_of(loss, operands, grad)
             expected = again(case, operands, grad, backend)
         same_bits("loss alone", alone, expected["loss"])
         for name, tensor in expected.items():
@@ -59,7 +59,7 @@ def test_any_gradient_of_the_loss(dtype: torch.dtype, run: Run) -> None:
             grad = torch.tensor(factor)
             Expectation(case, operands, grad).check(backend)
             found = torch.autograd.grad(loss, operands, grad, retain_graph=True)
-            for name, tensor, ready, operand in zip(NAMES, found, made, operands, strict=True):
+            for name, tensor, ready, operand in zip(OPERANDS, found, made, operands, strict=True):
                 same_bits(name, tensor, (ready * grad).to(operand.dtype))
 
 
@@ -73,7 +73,7 @@ def test_a_scaled_loss_in_fp16(run: Run) -> None:
         found = gradients(fused(operands, *case.call(), backend=backend), operands, grad)
         expected = again(case, operands, grad, backend)
     assert ((found[1] != 0) & (found[1] / grad == 0)).any()
-    for name, tensor in zip(NAMES, found, strict=True):
+    for name, tensor in zip(OPERANDS, found, strict=True):
         same_bits(name, tensor, expected[name])
 
 
@@ -145,7 +145,7 @@ def test_checkpoint(reentrant: bool, run: Run) -> None:
             found += [t.grad for t in operands]
             for t in operands:
                 t.grad = None
-    for name, a, b in zip(NAMES, kept, again, strict=True):
+    for name, a, b in zip(OPERANDS, kept, again, strict=True):
         same_bits(name, b, a)
 
 

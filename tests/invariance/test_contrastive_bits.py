@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.backends import NATIVE, Run, default_runs, dtypes, runs
-from tests.contrastive.naive import KINDS, Case, fused, gradients
-from tests.contrastive.rule import NAMES
+from tests.contrastive.naive import KINDS, Case, fused, results_of
 from tests.layouts import laid_out
 from tests.tolerance import same_bits
 
@@ -38,7 +37,7 @@ def results(case: Case, operands: list, run: Run) -> dict[str, torch.Tensor]:
     with run.active() as backend:
         loss = fused(operands, *case.call(), backend=backend)
         grad = torch.randn(loss.shape, generator=torch.Generator().manual_seed(1))
-        return {"loss": loss.detach()} | dict(zip(NAMES, gradients(loss, operands, grad), strict=True))
+        return results_of(loss, operands, grad)
 
 
 @default_runs()

@@ -118,7 +118,8 @@ def constant_row(weight: Tensor, bias: Tensor | None, norm_bias: Tensor | None) 
     acc = accumulate_dtype(weight.dtype)
     row = None if bias is None else bias.to(acc)
     if norm_bias is not None:
-        folded = weight.to(acc) @ norm_bias.to(acc)
+        # Not a matrix-vector product: those add in one chain, which drifts where the terms are equal.
+        folded = (weight.to(acc) * norm_bias).sum(1)
         row = folded if row is None else row + folded
     return row
 
