@@ -4,7 +4,7 @@ The tolerance rule measures the rounding of the naive path where torch adds in b
 different terms average out in any order. Those of equal terms do not: each addition of the same number to a sum of
 about the same size rounds the same way, so that a chain of n terms drifts by up to n / 2 eps. How far is a matter of
 luck: of the number, of lanes and blocks. Rows of one number, or embeddings of one feature, are such sums, and a correct
-kernel may have less luck than torch: here each addition of equal terms rounds up, by all that it may.
+kernel may have less luck than torch: here the addition of a term like the one before rounds up, by all that it may.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 ALIKE = 0.01
-"""Terms that differ by this part of the largest, signs aside, round alike."""
+"""Terms that differ by this part, signs aside, round alike."""
 MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
@@ -53,11 +53,11 @@ class _Product(torch.autograd.Function):
 
 def _add_up(a: Tensor, b: Tensor) -> Tensor:
     out = a.new_zeros(a.shape[0], b.shape[1])
-    roundings, largest, smallest = torch.zeros_like(out), torch.zeros_like(out), torch.full_like(out, torch.inf)
+    roundings, before = torch.zeros_like(out), torch.zeros_like(out)
     for column, row in zip(a.unbind(1), b.unbind(0), strict=True):
         term = column[:, None] * row
         out += term
-        roundings += out.abs()
-        largest, smallest = torch.maximum(largest, term.abs()), torch.minimum(smallest, term.abs())
-    equal = largest - smallest <= ALIKE * largest
-    return torch.where(equal, out + torch.finfo(out.dtype).eps / 2 * roundings, out)
+        term = term.abs()
+        roundings += torch.where((term - before).abs() <= ALIKE * term, out.abs(), 0)
+        before = term
+    return out + torch.finfo(out.dtype).eps / 2 * roundings
