@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tools.machine_code.compare import Comparison, compare
 from tools.machine_code.disassemble import ROOT, ToolError, compile_unit, find_tool, nvcc_flags, nvcc_version
+from tools.machine_code.kept import read_kept
 from tools.machine_code.report import make_report
 
 KEPT = ROOT / "docs" / "benchmarks" / "machine_code.json"
@@ -35,7 +35,7 @@ def reason_to_skip() -> str:
         version = nvcc_version()
     except ToolError as error:
         return str(error)
-    kept = json.loads(KEPT.read_text())["nvcc"]
+    kept = read_kept(KEPT)["nvcc"]
     return "" if version == kept else f"nvcc is {version}, and the report was made by {kept}"
 
 
@@ -46,7 +46,7 @@ def compared(folder: Path, text: str) -> Comparison:
     source = folder / "kernels.cu"
     source.write_text(text)
     unit = compile_unit(source, 80, nvcc_flags(80), folder)
-    return compare(json.loads(KEPT.read_text()), make_report([unit], nvcc_version(), []))
+    return compare(read_kept(KEPT), make_report([unit], nvcc_version(), []))
 
 
 def test_two_kernels_are_as_they_were(tmp_path):
