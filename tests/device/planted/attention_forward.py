@@ -39,7 +39,7 @@ SYNCHRONISATION = {
     "waits for all groups but one": kernel(_WAIT, _WAIT.replace("<0>", "<1>"), "causal", RACE),
     "no barrier in the ring": kernel(_WAIT, "      wait_copies<0>();\n", "causal", RACE),
     "no commit": kernel("      commit_copies();\n      return", "      return", "causal", RACE),
-    "copies into the stage that is read": kernel("stage ^ 1, start", "stage, start", "causal", RACE),
+    "copies into the stage that is read": kernel("copy(stage ^ 1,", "copy(stage,", "causal", RACE),
     "stages do not alternate": kernel("first);\n      stage ^= 1;\n", "first);\n", "causal", ("race", "numbers")),
     "copies never waited for": kernel(_LAST_WAIT, "", "no key is seen", ("copies",)),
     "tiles of the chunk before are still read": kernel(
