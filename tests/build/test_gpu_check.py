@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.on_gpu import Counted
 from tools import gpu_check
 
 DEVICE = "Fake GPU"
@@ -34,9 +37,9 @@ def read(tmp_path: Path, *cases: tuple[int, int | None, str]) -> dict[str, Any]:
 def faults(tests: dict[str, Any] | None, name: str = NAME, quick: bool = False, **changes: Any) -> list[str]:
     """Of a report in which everything else is well."""
     well = {"on_gpu": 10**6, "launches": 10**6, "passed": 10**6, "skipped": 0, "failed": [], "devices": [DEVICE]}
-    suites = {each: well for each in gpu_check.SUITES} | {name: tests}
+    suites = dict.fromkeys(gpu_check.SUITES, well) | {name: tests}
     step = {"status": 0, "why": "passed"}
-    steps = {each: step for each in ("build", "memcheck", "benchmark")} | changes.pop("steps", {})
+    steps = dict.fromkeys(("build", "memcheck", "benchmark"), step) | changes.pop("steps", {})
     report = {"device": {"name": DEVICE}, "why_not": None, "quick": quick, "suites": suites, "steps": steps} | changes
     return gpu_check.verdict(report)
 
@@ -116,3 +119,18 @@ def test_it_fails_here(tmp_path):
     assert "NOT PASSED: no CUDA device" in result.stdout and f"NOT PASSED: {NAME}: not run" in result.stdout
     report = json.loads((gpu_check.ROOT / "build" / "gpu-check" / "none.json").read_text())
     assert report["faults"] and not report["suites"] and not list(tmp_path.iterdir())
+
+
+def test_calls_are_counted_where_tensors_are_on_a_gpu():
+    with FakeTensorMode():
+        tensors = {device: torch.empty(2, device=device) for device in ("cpu", "cuda")}
+    module = SimpleNamespace(
+        why_not=lambda: "not counted", forward=lambda x: (None, [x]), gradients=lambda x: [tensors["cpu"], x]
+    )
+    counted = Counted(module)
+    assert counted.why_not() == "not counted" and counted.calls == 0
+    counted.forward(tensors["cpu"])
+    assert counted.calls == 0
+    counted.forward(tensors["cuda"])
+    counted.gradients(tensors["cuda"])
+    assert counted.calls == 2
