@@ -51,7 +51,7 @@ QUERY_PASS = {
         QUERY, "static_cast<int>(p.dim_qk), p.scale)", "static_cast<int>(p.dim_qk), 1.0f)", "few"
     ),
     "query: chunks before forgotten": bug(
-        QUERY, "        if (some) add_saved<kThreads>(gradient, rest);\n", "", "chunks of keys"
+        QUERY, "          if (some) add_saved<kThreads>(gradient, rest);\n", "", "chunks of keys"
     ),
     "query: chunks not begun at 0": bug(
         QUERY, "    gradient.clear();\n    if constexpr", "    if constexpr", "chunks of keys"
