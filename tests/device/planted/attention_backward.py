@@ -170,6 +170,7 @@ STATISTICS = {
     "far rows: sum not rescaled": bug(
         ROWS, "      sum[r] *= exp2_approx((top[r] - shift) * kLog2E);\n", "", "far from 0"
     ),
+    "shift of a row of -inf": bug(DELTA, "lse == -INFINITY ? INFINITY : ", "", "row of -inf", ISOLATION),
     "far rows: sum of one lane": bug(ROWS, "quad_sum(sum[r])", "sum[r]", "far from 0"),
 }
 
@@ -180,6 +181,13 @@ BIAS_PASS = {
         "    add_tile(source.offset + first);",
         "bias",
         ("race", "uninitialised"),
+    ),
+    "bias: facts of the tile before are still read": bug(
+        BIAS,
+        "    sync_block();  // the tiles before have landed and been read\n",
+        "",
+        "relative bias, unread tiles",
+        RACE,
     ),
     "bias: sums are put where the last tile is read": bug(
         BIAS, "    sync_block();  // the last tile has been read\n", "", "bias of keys, unseen", RACE
@@ -228,6 +236,9 @@ def fault(module: ModuleType, emulator: ModuleType, name: str, seed: int) -> str
             inputs, cotangents = poison(expected.inputs, dict(expected.cotangents))
             dirty = plain.run(inputs, "cuda", cotangents)
     assert device.told, "no kernel ran"
+    if PROBLEMS[name].weightless:
+        wanted = plain.run(expected.inputs, "reference", expected.cotangents)
+        return "" if all((found[each].isnan() == wanted[each].isnan()).all() for each in found) else "isolation"
     if PROBLEMS[name].poisoned and not isolated(found, dirty):
         return "isolation"
     return "numbers" if expected.faults(found) else ""

@@ -31,12 +31,21 @@ class Problem:
     general: bool = False
     poisoned: bool = False
     """Values and cotangents that are not finite are put in: see `poison`."""
+    weightless: bool = False
+    """A row has no weights though it sees keys: NaN in plain torch, an empty row in the reference backend."""
 
 
 def one_key_and_value() -> Inputs:
     """For two batch entries."""
     inputs = call(40, (70,), batch=2)
     return inputs.replaced({name: inputs.leaves()[name][:1] for name in ("key 0", "value 0")})
+
+
+def infinite(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
+    """Every logit of row 3 is -inf, though it sees all keys."""
+    query[:, :, 3, 7] = -torch.inf
+    for key in keys:
+        key[..., 7].abs_().add_(0.5)
 
 
 def poison(inputs: Inputs, cotangents: dict[str, Tensor]) -> tuple[Inputs, dict[str, Tensor]]:
@@ -69,6 +78,7 @@ PROBLEMS = {
     "grouped heads": Problem(lambda: call(20, (50,), heads=4, heads_k=2)),
     "segments": Problem(lambda: call(40, (90, 71), mask=first_keys(77, 30))),
     "one key": Problem(lambda: call(37, (90,), mask=keys_between(0, 1, 37))),
+    "row of -inf": Problem(lambda: call(9, (10,), change=infinite), weightless=True),
     "empty rows": Problem(lambda: call(37, (90,), mask=rows_that_see(0, 9, 0, 85))),
     "chunks of keys": Problem(lambda: call(20, (1100,))),
     "chunks of rows": Problem(lambda: call(300, (20,), mask=mmk.Mask.causal())),
@@ -88,6 +98,9 @@ PROBLEMS = {
     ),
     "softcap and bias": Problem(lambda: call(37, (90,), softcap=1.5, bias=numbers(1, 1, 37, 90)), general=True),
     "relative bias": Problem(lambda: call(37, (60, 81), heads=2, bias=mmk.RelativeBias(numbers(2, 177))), general=True),
+    "relative bias, unread tiles": Problem(
+        lambda: call(200, (40,), bias=mmk.RelativeBias(numbers(1, 239))), general=True
+    ),
     "bias of a grid": Problem(
         lambda: call(37, (60, 40), heads=2, bias=mmk.DecomposedBias(numbers(1, 2, 37, 10), numbers(1, 2, 37, 10))),
         general=True,
