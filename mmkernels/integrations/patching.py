@@ -19,6 +19,8 @@ from mmkernels.integrations.stand_ins.exchanged import exchanged
 
 Undo = Callable[[], None]
 
+_MARK = "_mmkernels"
+
 
 def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
     """Run the attention of a model on mmkernels, in place: torch.nn, transformers, diffusers, others known.
@@ -32,7 +34,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
 
     Parameters, buffers, hooks and `state_dict` are not touched: a module is served by a subclass of its class, and a
     transformers model by its attention implementation (`mmk.integrations.transformers.register`). A patched model can
-    be copied and compiled, but not pickled whole.
+    be copied, pickled, compiled, moved and wrapped (DDP, FSDP); who unpickles it needs mmkernels too.
 
     Args:
         model: any module.
@@ -82,10 +84,10 @@ class _Work:
         chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
         code = _names_in(cls.forward)
         if other is None and "ALL_ATTENTION_FUNCTIONS" not in code and not hasattr(module, "set_processor"):
-            other = exchanged(cls)
+            other = exchanged(cls, "forward")
         if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
             if not self._declines(name, module, other):
-                self._set(module, "__class__", other)
+                self._set_class(module, other)
                 note = getattr(other, "note", "a forward of ours over the same parameters")
                 self.replaced.append(Entry(name, cls.__name__, note))
             return
@@ -141,6 +143,11 @@ class _Work:
         self.undo.append(lambda: setattr(target, name, before))
         setattr(target, name, value)
 
+    def _set_class(self, module: Any, other: type) -> None:
+        before = type(module)
+        self.undo.append(lambda: _class_back(module, other, before))
+        module.__class__ = other
+
     def set_implementation(self, model: nn.Module) -> None:
         """Choose our attention function in the configurations of every transformers model inside that asks for one."""
         library = sys.modules.get("transformers.modeling_utils")
@@ -156,6 +163,24 @@ class _Work:
         for part in outer:
             if part._can_set_attn_implementation() and part.config._attn_implementation != hugging_face.NAME:
                 part.set_attn_implementation(hugging_face.NAME)
+            self._mark(part)
+
+    def _mark(self, part: Any) -> None:
+        """Let unpickling this model register our attention, which a configuration names but does not hold."""
+        if not hasattr(part, _MARK):
+            self.undo.append(lambda: delattr(part, _MARK))
+            setattr(part, _MARK, hugging_face.Registered())
+
+
+def _class_back(module: Any, other: type, before: type) -> None:
+    """Undo `module.__class__ = other`, also under a class that was derived since (torch's fully_shard does that)."""
+    now = type(module)
+    if now is other:
+        module.__class__ = before
+    elif other in now.__bases__:
+        bases = tuple(before if base is other else base for base in now.__bases__)
+        own = {name: value for name, value in vars(now).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(now.__name__, bases, own)
 
 
 def _names_in(function: Any) -> tuple[str, ...]:
