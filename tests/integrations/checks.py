@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -170,3 +171,25 @@ def check_compiled_gradients(row: Row) -> None:
     found = forward(row, compiled, inputs)
     check_outputs(found, expected)
     check_gradients(gradients(model, found), wanted)
+
+
+def check_pickled(
+    row: Row, protocol: int = pickle.HIGHEST_PROTOCOL, between: Callable[[], None] = lambda: None
+) -> None:
+    """What comes back from a pickle of a patched model is patched, and gives the same bits.
+
+    Args:
+        between: what happens before it is read, beside the model's being taken back.
+    """
+    model, inputs = make(row)
+    report = mmk.patch(model)
+    expected = forward(row, model, inputs)
+    stored = pickle.dumps(model, protocol)
+    report.revert()
+    between()
+    other, count = pickle.loads(stored), Count()
+    with count.here():
+        found = forward(row, other, inputs)
+    assert count.calls == row.calls
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [entry.name for entry in mmk.patch(other).replaced] == [entry.name for entry in report.replaced]

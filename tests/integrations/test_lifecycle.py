@@ -16,12 +16,21 @@ from torch import nn
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 import mmkernels as mmk
-from tests.integrations import cross_rows, named_rows, stream_rows, torch_rows
 from tests.integrations.cases import rows
-from tests.integrations.checks import Count, check_gradients, check_outputs, error, forward, gradients, make
+from tests.integrations.checks import (
+    Count,
+    check_gradients,
+    check_outputs,
+    check_pickled,
+    error,
+    forward,
+    gradients,
+    make,
+)
+from tests.integrations.test_models import ROWS as EVERY_ROW
 from tests.integrations.test_patch import Functional
 
-ROWS = {row.name: row for table in (named_rows, stream_rows, cross_rows, torch_rows) for row in table.ROWS}
+ROWS = {row.name: row for row in EVERY_ROW}
 SAMPLE = [ROWS[name] for name in ("CLIP, patched", "FLAN-T5", "VisualBERT", "nn.TransformerEncoder")]
 
 
@@ -37,21 +46,14 @@ def unregistered(monkeypatch):
     return forget
 
 
-@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+@rows(*[row for row in EVERY_ROW if row.patched])
+def test_pickled_whole(row, unregistered):
+    check_pickled(row, between=unregistered)
+
+
 @rows(*SAMPLE)
-def test_pickled_whole(row, protocol, unregistered):
-    model, inputs = make(row)
-    report = mmk.patch(model)
-    expected = forward(row, model, inputs)
-    stored = pickle.dumps(model, protocol)
-    report.revert()
-    unregistered()
-    other, count = pickle.loads(stored), Count()
-    with count.here():
-        found = forward(row, other, inputs)
-    assert count.calls == row.calls
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert [entry.name for entry in mmk.patch(other).replaced] == [entry.name for entry in report.replaced]
+def test_pickled_by_the_oldest_protocol(row, unregistered):
+    check_pickled(row, 0, unregistered)
 
 
 def test_a_reverted_model_is_pickled_as_it_was():
