@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from mmkernels.integrations import transformers as hugging_face
+from mmkernels.integrations.paths import Entry
 from mmkernels.integrations.policy import POLICIES, why_not
-from mmkernels.integrations.report import Entry, PatchReport
+from mmkernels.integrations.report import PatchReport
 from mmkernels.integrations.stand_ins import stand_in
 from mmkernels.integrations.stand_ins.diffusion import dispatched
 from mmkernels.integrations.stand_ins.exchanged import exchanged
@@ -43,7 +44,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
             the modules and dtypes measured to be slower. The report says which, and why.
 
     Returns:
-        PatchReport: `replaced`, `skipped`, `revert()`.
+        PatchReport: `replaced`, `skipped`, `paths(run)`, `revert()`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -55,11 +56,11 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
         for name, module in model.named_modules():
             work.serve(name, module)
     except BaseException:
-        PatchReport([], [], work.undo).revert()
+        PatchReport(model, [], [], work.undo).revert()
         raise
     served = {entry.name for entry in work.replaced}
     skipped = [entry for entry in work.skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
-    return PatchReport(work.replaced, skipped + work.left_alone, work.undo)
+    return PatchReport(model, work.replaced, skipped + work.left_alone, work.undo)
 
 
 class _Work:
