@@ -69,17 +69,24 @@ def main(arguments: Sequence[str]) -> int:
 def sides(model: Model) -> dict[str, Any]:
     """The same parameters under the library's attentions and ours."""
     torch.manual_seed(0)
-    plain = model.build().eval()
-    shared = {id(parameter): parameter for parameter in plain.parameters()}
-    found = {SDPA if _is_diffusers(plain) else EAGER: plain}
-    if not _is_diffusers(plain) and type(plain)._supports_sdpa:
-        found[SDPA] = copy.deepcopy(plain, dict(shared))
-        found[SDPA].set_attn_implementation("sdpa")
-    found[OURS] = copy.deepcopy(plain, dict(shared))
+    plain = model.build("eager").eval()
+    diffusers = type(plain).__module__.startswith("diffusers")
+    found = {SDPA if diffusers else EAGER: plain}
+    if not diffusers and plain._supports_sdpa:
+        found[SDPA] = _share(model.build("sdpa").eval(), plain)
+    found[OURS] = _share(copy.deepcopy(plain), plain)
     report = mmk.patch(found[OURS])
     if not report.replaced:
         raise RuntimeError(f"{model.name}: nothing was served\n{report}")
     return found
+
+
+def _share(model: nn.Module, source: nn.Module) -> nn.Module:
+    """The model on another's parameters and buffers."""
+    for part, other in zip(model.modules(), source.modules(), strict=True):
+        part._parameters.update(other._parameters)
+        part._buffers.update(other._buffers)
+    return model
 
 
 def measure(model: Model, dtype: str, most: int = 15, seconds: float = 4.0) -> list[dict[str, Any]]:
@@ -116,10 +123,6 @@ def measure(model: Model, dtype: str, most: int = 15, seconds: float = 4.0) -> l
             "seconds in all": round(time.monotonic() - begin, 1),
         })  # fmt: skip
     return calls
-
-
-def _is_diffusers(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("diffusers")
 
 
 def _outputs(model: nn.Module, inputs: dict[str, Any], dtype: str) -> list[Tensor]:

@@ -21,14 +21,14 @@ class Model:
     """One row of the table.
 
     Attributes:
-        build: on the library's eager attention, or on what it has; without dropout.
+        build: on the library's "eager" or "sdpa" attention, or on what it has; without dropout.
         inputs: keyword arguments of its forward.
         counted: what the throughput counts, and how many of them a call takes.
         shape: the heads and lengths in a few words.
     """
 
     name: str
-    build: Callable[[], Any]
+    build: Callable[[str], Any]
     inputs: Callable[[], dict[str, Any]]
     counted: tuple[str, int]
     shape: str
@@ -58,20 +58,16 @@ def pixels(batch: int, height: int, width: int | None = None) -> Tensor:
     return torch.randn(batch, 3, height, width or height)
 
 
-def _from(cls: Any, config: Any) -> Any:
-    return cls._from_config(config, attn_implementation="eager")
-
-
-def clip() -> Any:
+def clip(attention: str) -> Any:
     """CLIP ViT-B/16."""
     import transformers as tf
 
     text = {"num_hidden_layers": 2, "vocab_size": WORDS, "eos_token_id": WORDS - 1}
     config = tf.CLIPConfig(text_config=text, vision_config={"num_hidden_layers": 2, "patch_size": 16})
-    return _from(tf.CLIPModel, config)
+    return tf.CLIPModel._from_config(config, attn_implementation=attention)
 
 
-def flan_t5() -> Any:
+def flan_t5(attention: str) -> Any:
     """FLAN-T5 base."""
     import transformers as tf
 
@@ -79,7 +75,7 @@ def flan_t5() -> Any:
         vocab_size=WORDS, d_model=768, d_kv=64, d_ff=2048, num_heads=12, num_layers=2, num_decoder_layers=2,
         dropout_rate=0.0, feed_forward_proj="gated-gelu",
     )  # fmt: skip
-    return _from(tf.T5Model, config)
+    return tf.T5Model._from_config(config, attn_implementation=attention)
 
 
 def flan_t5_inputs() -> dict[str, Any]:
@@ -90,7 +86,7 @@ def flan_t5_inputs() -> dict[str, Any]:
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def lxmert() -> Any:
+def lxmert(attention: str) -> Any:
     """LXMERT: texts, regions, and both over each other."""
     import transformers as tf
 
@@ -100,10 +96,10 @@ def lxmert() -> Any:
 
 def lxmert_inputs() -> dict[str, Any]:
     """36 regions."""
-    return words(16, 20) | {"visual_feats": torch.randn(16, 36, 2048), "visual_pos": torch.rand(16, 36, 4)}
+    return words(8, 20) | {"visual_feats": torch.randn(8, 36, 2048), "visual_pos": torch.rand(8, 36, 4)}
 
 
-def vilt() -> Any:
+def vilt(attention: str) -> Any:
     """ViLT-B/32: words and patches in one stream."""
     import transformers as tf
 
@@ -112,12 +108,12 @@ def vilt() -> Any:
 
 def vilt_inputs() -> dict[str, Any]:
     """40 words, 12 x 20 patches, of the last picture half."""
-    mask = torch.ones(4, 384, 640, dtype=torch.long)
+    mask = torch.ones(2, 384, 640, dtype=torch.long)
     mask[-1, :, 320:] = 0
-    return words(4, 40) | {"pixel_values": pixels(4, 384, 640), "pixel_mask": mask}
+    return words(2, 40) | {"pixel_values": pixels(2, 384, 640), "pixel_mask": mask}
 
 
-def layoutlmv3() -> Any:
+def layoutlmv3(attention: str) -> Any:
     """LayoutLMv3 base: text and page, biases of both positions."""
     import transformers as tf
 
@@ -132,8 +128,8 @@ def layoutlmv3_inputs() -> dict[str, Any]:
     return words(2, 512) | {"bbox": boxes, "pixel_values": pixels(2, 224)}
 
 
-def mllama() -> Any:
-    """Llama 3.2 11B Vision's heads: a layer of text and one over the tiles, MLPs narrower."""
+def mllama(attention: str) -> Any:
+    """Llama 3.2 11B Vision's heads: a layer of text and one over the tiles; MLPs narrower, pictures of 280 pixels."""
     import transformers as tf
 
     text = {
@@ -142,27 +138,29 @@ def mllama() -> Any:
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
     }  # fmt: skip
     vision = {
-        "hidden_size": 1280, "attention_heads": 16, "num_hidden_layers": 1, "num_global_layers": 1, "image_size": 560,
-        "patch_size": 14, "max_num_tiles": 2, "vision_output_dim": 2560, "intermediate_layers_indices": [0],
-        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+        "hidden_size": 1280, "attention_heads": 16, "num_hidden_layers": 1, "num_global_layers": 1, "image_size": 280,
+        "patch_size": 14, "max_num_tiles": 4, "vision_output_dim": 2560, "intermediate_layers_indices": [0],
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 2]],
     }  # fmt: skip
-    return _from(tf.MllamaForConditionalGeneration, tf.MllamaConfig(text_config=text, vision_config=vision))
+    return tf.MllamaForConditionalGeneration._from_config(
+        tf.MllamaConfig(text_config=text, vision_config=vision), attn_implementation=attention
+    )
 
 
 def mllama_inputs() -> dict[str, Any]:
-    """64 tokens and a picture of one tile, where there is place for two."""
-    seen = torch.zeros(1, 64, 1, 2, dtype=torch.long)
+    """64 tokens and a picture of one tile, where there is place for four."""
+    seen = torch.zeros(1, 64, 1, 4, dtype=torch.long)
     seen[:, 4:, 0, 0] = 1
     return words(1, 64) | {
-        "pixel_values": torch.randn(1, 1, 2, 3, 560, 560), "aspect_ratio_ids": torch.tensor([[1]]),
-        "aspect_ratio_mask": torch.tensor([[[1, 0]]]), "cross_attention_mask": seen, "use_cache": False,
+        "pixel_values": torch.randn(1, 1, 4, 3, 280, 280), "aspect_ratio_ids": torch.tensor([[1]]),
+        "aspect_ratio_mask": torch.tensor([[[1, 0, 0, 0]]]), "cross_attention_mask": seen, "use_cache": False,
     }  # fmt: skip
 
 
 IMAGE = WORDS - 1
 
 
-def qwen2_5_vl() -> Any:
+def qwen2_5_vl(attention: str) -> Any:
     """Qwen2.5-VL 3B: a layer of windows and one of whole images, two of text."""
     import transformers as tf
 
@@ -177,7 +175,7 @@ def qwen2_5_vl() -> Any:
     }  # fmt: skip
     ids = {"image_token_id": IMAGE, "video_token_id": IMAGE - 1, "vision_start_token_id": IMAGE - 2}
     config = tf.Qwen2_5_VLConfig(text_config=text, vision_config=vision, vision_end_token_id=IMAGE - 3, **ids)
-    return _from(tf.Qwen2_5_VLForConditionalGeneration, config)
+    return tf.Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation=attention)
 
 
 def qwen2_5_vl_inputs() -> dict[str, Any]:
@@ -191,15 +189,15 @@ def qwen2_5_vl_inputs() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sam() -> Any:
+def sam(attention: str) -> Any:
     """SAM ViT-B's image tower: a layer of windows of 14 x 14 and one of the whole image."""
     import transformers as tf
 
     vision = {"num_hidden_layers": 2, "global_attn_indexes": [1]}
-    return _from(tf.SamVisionModel, tf.SamVisionConfig(**vision))
+    return tf.SamVisionModel._from_config(tf.SamVisionConfig(**vision), attn_implementation=attention)
 
 
-def perceiver() -> Any:
+def perceiver(attention: str) -> Any:
     """Perceiver IO of language: 256 latents over 2048 bytes."""
     import transformers as tf
 
@@ -212,7 +210,7 @@ def bytes_of_a_text() -> dict[str, Any]:
     return {"inputs": torch.randn(1, 2048, 768), "attention_mask": torch.ones(1, 2048, dtype=torch.long)}
 
 
-def flux() -> Any:
+def flux(attention: str) -> Any:
     """FLUX: one single block between its first and last layers."""
     import diffusers
 
@@ -243,12 +241,12 @@ MODELS = {
         Model("CLIP ViT-B/16", clip, lambda: words(8, 77) | {"pixel_values": pixels(8, 224)}, ("images", 8),
               "12 and 8 heads of 64; 197 patches, 77 tokens"),
         Model("FLAN-T5 base", flan_t5, flan_t5_inputs, ("tokens", 2 * 640), "12 heads of 64; 512 and 128 tokens"),
-        Model("LXMERT", lxmert, lxmert_inputs, ("images", 16), "12 heads of 64; 20 tokens, 36 regions"),
-        Model("ViLT-B/32", vilt, vilt_inputs, ("images", 4), "12 heads of 64; 40 tokens, 241 patches"),
+        Model("LXMERT", lxmert, lxmert_inputs, ("images", 8), "12 heads of 64; 20 tokens, 36 regions"),
+        Model("ViLT-B/32", vilt, vilt_inputs, ("images", 2), "12 heads of 64; 40 tokens, 241 patches"),
         Model("LayoutLMv3 base", layoutlmv3, layoutlmv3_inputs, ("tokens", 2 * 512),
               "12 heads of 64; 512 tokens, 197 patches"),
         Model("Llama 3.2 Vision", mllama, mllama_inputs, ("images", 1),
-              "32 heads of 128 over 8; 64 tokens, 2 x 1601 patches"),
+              "32 heads of 128 over 8; 64 tokens, 4 x 401 patches, of which one tile is real"),
         Model("Qwen2.5-VL 3B", qwen2_5_vl, qwen2_5_vl_inputs, ("images", 1),
               "16 heads of 80, windows of 64; 16 of 128 over 2; 900 patches, 289 tokens"),
         Model("SAM ViT-B", sam, lambda: {"pixel_values": pixels(1, 1024)}, ("images", 1),

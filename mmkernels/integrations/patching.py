@@ -21,6 +21,7 @@ from mmkernels.integrations.stand_ins.exchanged import exchanged
 Undo = Callable[[], None]
 
 _MARK = "_mmkernels"
+_BY_INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what transformers' modules look their attention function up in
 
 
 def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
@@ -75,40 +76,32 @@ class _Work:
 
     def serve(self, name: str, module: nn.Module) -> None:
         cls: Any = type(module)
+        code = _names_in(cls.forward)
         if getattr(cls, "stands_in", False):
             self.replaced.append(Entry(name, cls.__name__, "served before"))
             return
-        other = stand_in(cls)
         if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
             if self._why_not(module) is None:
                 self._set(module, "use_nested_tensor", False)  # padded rows stay rows
         chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
-        code = _names_in(cls.forward)
-        if other is None and "ALL_ATTENTION_FUNCTIONS" not in code and not hasattr(module, "set_processor"):
+        other = stand_in(cls)
+        if other is None and _BY_INTERFACE not in code and not hasattr(module, "set_processor"):
             other = exchanged(cls, "forward")
         if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
             if not self._declines(name, module, other):
                 self._set_class(module, other)
                 note = getattr(other, "note", "a forward of ours over the same parameters")
                 self.replaced.append(Entry(name, cls.__name__, note))
-            return
-        if hasattr(module, "set_processor"):
+        elif hasattr(module, "set_processor"):
             self._serve_processor(name, module)
-            return
-        note = None
-        if "ALL_ATTENTION_FUNCTIONS" in code:
-            if chosen == hugging_face.NAME:
-                self.replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
-            elif not self._declines(name, module):
+        elif _BY_INTERFACE in code and chosen == hugging_face.NAME:
+            self.replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
+        elif _BY_INTERFACE in code:
+            if not self._declines(name, module):
                 note = f"nothing here can change its attn_implementation={chosen!r}"
-        elif "scaled_dot_product_attention" in code:
-            note = "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
-        elif "softmax" in code or "Softmax" in code:
-            note = "computes a softmax of its own, and its class is not known here"
-        elif stand_in(cls.__mro__[1]) is not None:
-            note = f"derives from {cls.__mro__[1].__name__}, and may compute something else"
-        if note is not None:
-            self.skipped.append(Entry(name, cls.__name__, note))
+                self.skipped.append(Entry(name, cls.__name__, note))
+        elif (reason := _why_skipped(cls, code)) is not None:
+            self.skipped.append(Entry(name, cls.__name__, reason))
 
     def _serve_processor(self, name: str, module: Any) -> None:
         """An attention module of diffusers, by the processor that it calls; a copy, since modules share processors."""
@@ -171,6 +164,17 @@ class _Work:
         if not hasattr(part, _MARK):
             self.undo.append(lambda: delattr(part, _MARK))
             setattr(part, _MARK, hugging_face.Registered())
+
+
+def _why_skipped(cls: type, code: tuple[str, ...]) -> str | None:
+    """What gives away a class that computes attention in a way that nobody serves; None where nothing does."""
+    if "scaled_dot_product_attention" in code:
+        return "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
+    if "softmax" in code or "Softmax" in code:
+        return "computes a softmax of its own, and its class is not known here"
+    if stand_in(cls.__mro__[1]) is not None:
+        return f"derives from {cls.__mro__[1].__name__}, and may compute something else"
+    return None
 
 
 def _class_back(module: Any, other: type, before: type) -> None:
