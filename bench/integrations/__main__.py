@@ -73,8 +73,11 @@ def sides(model: Model) -> dict[str, Any]:
     diffusers = type(plain).__module__.startswith("diffusers")
     found = {SDPA if diffusers else EAGER: plain}
     if not diffusers and plain._supports_sdpa:
-        found[SDPA] = _share(model.build("sdpa").eval(), plain)
-    found[OURS] = _share(copy.deepcopy(plain), plain)
+        with torch.device("meta"):  # its parameters and buffers are replaced
+            other = model.build("sdpa").eval()
+        found[SDPA] = _share(other, plain)
+    shared = {id(tensor): tensor for tensor in (*plain.parameters(), *plain.buffers())}
+    found[OURS] = copy.deepcopy(plain, shared)
     report = mmk.patch(found[OURS])
     if not report.replaced:
         raise RuntimeError(f"{model.name}: nothing was served\n{report}")

@@ -129,16 +129,16 @@ def layoutlmv3_inputs() -> dict[str, Any]:
 
 
 def mllama(attention: str) -> Any:
-    """Llama 3.2 11B Vision's heads: a layer of text and one over the tiles; MLPs narrower, pictures of 280 pixels."""
+    """Llama 3.2 11B Vision's heads: a layer of text and one over the tiles; MLPs narrower, pictures of 168 pixels."""
     import transformers as tf
 
     text = {
         "vocab_size": WORDS, "hidden_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "intermediate_size": 4096, "cross_attention_layers": [1], "pad_token_id": 0,
+        "num_key_value_heads": 8, "intermediate_size": 2048, "cross_attention_layers": [1], "pad_token_id": 0,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
     }  # fmt: skip
     vision = {
-        "hidden_size": 1280, "attention_heads": 16, "num_hidden_layers": 1, "num_global_layers": 1, "image_size": 280,
+        "hidden_size": 1280, "attention_heads": 16, "num_hidden_layers": 1, "num_global_layers": 1, "image_size": 168,
         "patch_size": 14, "max_num_tiles": 4, "vision_output_dim": 2560, "intermediate_layers_indices": [0],
         "supported_aspect_ratios": [[1, 1], [1, 2], [2, 2]],
     }  # fmt: skip
@@ -152,7 +152,7 @@ def mllama_inputs() -> dict[str, Any]:
     seen = torch.zeros(1, 64, 1, 4, dtype=torch.long)
     seen[:, 4:, 0, 0] = 1
     return words(1, 64) | {
-        "pixel_values": torch.randn(1, 1, 4, 3, 280, 280), "aspect_ratio_ids": torch.tensor([[1]]),
+        "pixel_values": torch.randn(1, 1, 4, 3, 168, 168), "aspect_ratio_ids": torch.tensor([[1]]),
         "aspect_ratio_mask": torch.tensor([[[1, 0, 0, 0]]]), "cross_attention_mask": seen, "use_cache": False,
     }  # fmt: skip
 
@@ -179,21 +179,21 @@ def qwen2_5_vl(attention: str) -> Any:
 
 
 def qwen2_5_vl_inputs() -> dict[str, Any]:
-    """A picture of 420 x 420 pixels, 30 x 30 patches and so 225 tokens, and 64 words."""
-    tokens = torch.randint(100, WORDS - 100, (1, 225 + 64))
-    tokens[:, 8 : 8 + 225] = IMAGE
+    """A picture of 280 x 280 pixels, 20 x 20 patches and so 100 tokens, and 64 words."""
+    tokens = torch.randint(100, WORDS - 100, (1, 100 + 64))
+    tokens[:, 8 : 8 + 100] = IMAGE
     return {
         "input_ids": tokens, "attention_mask": torch.ones_like(tokens), "mm_token_type_ids": (tokens == IMAGE).int(),
-        "pixel_values": torch.randn(900, 3 * 2 * 14 * 14), "image_grid_thw": torch.tensor([[1, 30, 30]]),
+        "pixel_values": torch.randn(400, 3 * 2 * 14 * 14), "image_grid_thw": torch.tensor([[1, 20, 20]]),
         "use_cache": False,
     }  # fmt: skip
 
 
 def sam(attention: str) -> Any:
-    """SAM ViT-B's image tower: a layer of windows of 14 x 14 and one of the whole image."""
+    """SAM ViT-B's image tower on 704 pixels: a layer of windows of 14 x 14 and one of the whole image."""
     import transformers as tf
 
-    vision = {"num_hidden_layers": 2, "global_attn_indexes": [1]}
+    vision = {"num_hidden_layers": 2, "global_attn_indexes": [1], "image_size": 704}
     return tf.SamVisionModel._from_config(tf.SamVisionConfig(**vision), attn_implementation=attention)
 
 
@@ -246,11 +246,11 @@ MODELS = {
         Model("LayoutLMv3 base", layoutlmv3, layoutlmv3_inputs, ("tokens", 2 * 512),
               "12 heads of 64; 512 tokens, 197 patches"),
         Model("Llama 3.2 Vision", mllama, mllama_inputs, ("images", 1),
-              "32 heads of 128 over 8; 64 tokens, 4 x 401 patches, of which one tile is real"),
+              "32 heads of 128 over 8; 64 tokens, 4 x 145 patches, of which one tile is real"),
         Model("Qwen2.5-VL 3B", qwen2_5_vl, qwen2_5_vl_inputs, ("images", 1),
-              "16 heads of 80, windows of 64; 16 of 128 over 2; 900 patches, 289 tokens"),
-        Model("SAM ViT-B", sam, lambda: {"pixel_values": pixels(1, 1024)}, ("images", 1),
-              "12 heads of 64; 64 x 64 patches, windows of 14 x 14"),
+              "16 heads of 80, windows of 64; 16 of 128 over 2; 400 patches, 164 tokens"),
+        Model("SAM ViT-B", sam, lambda: {"pixel_values": pixels(1, 704)}, ("images", 1),
+              "12 heads of 64; 44 x 44 patches, windows of 14 x 14"),
         Model("Perceiver IO, language", perceiver, bytes_of_a_text, ("tokens", 2048),
               "8 heads of 32 and 160; 256 latents over 2048 bytes"),
         Model("FLUX, single block", flux, flux_inputs, ("latents", 256), "24 heads of 128; 64 tokens, 256 latents"),

@@ -58,12 +58,13 @@ def test_a_measurement(tmp_path, monkeypatch):
 
 
 def test_outputs_that_differ_are_told(monkeypatch):
-    def wrong(model):
-        for parameter in model.parameters():
-            parameter.data = parameter.data + 0.1
-        return program.copy.deepcopy(model)
+    patch = program.mmk.patch
 
-    monkeypatch.setattr(program, "_share", lambda model, source: wrong(model))
+    def wrong(model):
+        model.visual_projection = nn.Linear(32, 16, bias=False)
+        return patch(model)
+
+    monkeypatch.setattr(program.mmk, "patch", wrong)
     calls = measure(TINY, "float32", most=1, seconds=0.01)
     assert not any(call["agree"] for call in calls)
 
