@@ -2,7 +2,7 @@
 #
 #   make demo       train and evaluate the reference multimodal model
 #   make test       a sample of every suite, within 15 minutes on 2 cores
-#   make test-all   the rest of what CI runs
+#   make test-all   the rest of what CI runs (with test-vision: models of timm and open_clip)
 #   make sass       report the machine code of the CUDA kernels (needs nvcc)
 #   make wheel      source archive and wheel into dist/cpu, checked; wheel-cuda: into dist/cuda; test-wheel: tries them
 #   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
@@ -21,7 +21,7 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
         'tests/*.h' 'tests/*.cpp')
 INSTALLED := $(VENV)/installed
 
-.PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-nightly gpu-check lint house \
+.PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-vision test-nightly gpu-check lint house \
         format sanitize sass sass-check wheel wheel-cuda test-wheel clean
 
 help:
@@ -61,8 +61,20 @@ demo: build
 test: build build-test-module build-emulator
 	$(PYTEST) -m "not slow and not nightly"
 
-test-all: build build-test-module build-emulator
+test-all: build build-test-module build-emulator test-vision
 	$(PYTEST) -m "slow and not nightly"
+
+# timm and open_clip need torchvision, whose wheels on PyPI are built for CUDA builds of torch. In the environment itself
+# transformers would find it and fail wherever its compiled ops do not load; here the tests see to it that nothing asks.
+VISION := build/vision
+
+$(VISION)/installed: constraints.txt
+	rm -rf $(VISION)
+	$(PIP) install -q -c constraints.txt --no-deps --target $(VISION) torchvision timm open_clip_torch ftfy wcwidth
+	touch $@
+
+test-vision: build $(VISION)/installed
+	PYTHONPATH=$(VISION) $(PYTEST) -m "not nightly" tests/integrations/test_vision.py
 
 test-nightly: build build-test-module build-emulator
 	$(PYTEST) -m nightly

@@ -11,13 +11,17 @@ from typing import Any
 from torch import nn
 
 from mmkernels.integrations import transformers as hugging_face
+from mmkernels.integrations.paths import Entry
 from mmkernels.integrations.policy import POLICIES, why_not
-from mmkernels.integrations.report import Entry, PatchReport
+from mmkernels.integrations.report import PatchReport
 from mmkernels.integrations.stand_ins import stand_in
 from mmkernels.integrations.stand_ins.diffusion import dispatched
 from mmkernels.integrations.stand_ins.exchanged import exchanged
 
 Undo = Callable[[], None]
+
+_MARK = "_mmkernels"
+_BY_INTERFACE = "ALL_ATTENTION_FUNCTIONS"  # what transformers' modules look their attention function up in
 
 
 def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
@@ -32,7 +36,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
 
     Parameters, buffers, hooks and `state_dict` are not touched: a module is served by a subclass of its class, and a
     transformers model by its attention implementation (`mmk.integrations.transformers.register`). A patched model can
-    be copied and compiled, but not pickled whole.
+    be copied, pickled, compiled, moved and wrapped (DDP, FSDP); who unpickles it needs mmkernels too.
 
     Args:
         model: any module.
@@ -41,7 +45,7 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
             the modules and dtypes measured to be slower. The report says which, and why.
 
     Returns:
-        PatchReport: `replaced`, `skipped`, `revert()`.
+        PatchReport: `replaced`, `skipped`, `paths(run)`, `revert()`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -53,11 +57,11 @@ def patch(model: nn.Module, policy: str = "mmkernels") -> PatchReport:
         for name, module in model.named_modules():
             work.serve(name, module)
     except BaseException:
-        PatchReport([], [], work.undo).revert()
+        PatchReport(model, [], [], work.undo).revert()
         raise
     served = {entry.name for entry in work.replaced}
     skipped = [entry for entry in work.skipped if not any(name.startswith(f"{entry.name}.") for name in served)]
-    return PatchReport(work.replaced, skipped + work.left_alone, work.undo)
+    return PatchReport(model, work.replaced, skipped + work.left_alone, work.undo)
 
 
 class _Work:
@@ -72,40 +76,32 @@ class _Work:
 
     def serve(self, name: str, module: nn.Module) -> None:
         cls: Any = type(module)
+        code = _names_in(cls.forward)
         if getattr(cls, "stands_in", False):
             self.replaced.append(Entry(name, cls.__name__, "served before"))
             return
-        other = stand_in(cls)
         if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
             if self._why_not(module) is None:
                 self._set(module, "use_nested_tensor", False)  # padded rows stay rows
         chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
-        code = _names_in(cls.forward)
-        if other is None and "ALL_ATTENTION_FUNCTIONS" not in code and not hasattr(module, "set_processor"):
-            other = exchanged(cls)
+        other = stand_in(cls)
+        if other is None and _BY_INTERFACE not in code and not hasattr(module, "set_processor"):
+            other = exchanged(cls, "forward")
         if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
             if not self._declines(name, module, other):
-                self._set(module, "__class__", other)
+                self._set_class(module, other)
                 note = getattr(other, "note", "a forward of ours over the same parameters")
                 self.replaced.append(Entry(name, cls.__name__, note))
-            return
-        if hasattr(module, "set_processor"):
+        elif hasattr(module, "set_processor"):
             self._serve_processor(name, module)
-            return
-        note = None
-        if "ALL_ATTENTION_FUNCTIONS" in code:
-            if chosen == hugging_face.NAME:
-                self.replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
-            elif not self._declines(name, module):
+        elif _BY_INTERFACE in code and chosen == hugging_face.NAME:
+            self.replaced.append(Entry(name, cls.__name__, f'attn_implementation="{chosen}"'))
+        elif _BY_INTERFACE in code:
+            if not self._declines(name, module):
                 note = f"nothing here can change its attn_implementation={chosen!r}"
-        elif "scaled_dot_product_attention" in code:
-            note = "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
-        elif "softmax" in code or "Softmax" in code:
-            note = "computes a softmax of its own, and its class is not known here"
-        elif stand_in(cls.__mro__[1]) is not None:
-            note = f"derives from {cls.__mro__[1].__name__}, and may compute something else"
-        if note is not None:
-            self.skipped.append(Entry(name, cls.__name__, note))
+                self.skipped.append(Entry(name, cls.__name__, note))
+        elif (reason := _why_skipped(cls, code)) is not None:
+            self.skipped.append(Entry(name, cls.__name__, reason))
 
     def _serve_processor(self, name: str, module: Any) -> None:
         """An attention module of diffusers, by the processor that it calls; a copy, since modules share processors."""
@@ -141,6 +137,11 @@ class _Work:
         self.undo.append(lambda: setattr(target, name, before))
         setattr(target, name, value)
 
+    def _set_class(self, module: Any, other: type) -> None:
+        before = type(module)
+        self.undo.append(lambda: _class_back(module, other, before))
+        module.__class__ = other
+
     def set_implementation(self, model: nn.Module) -> None:
         """Choose our attention function in the configurations of every transformers model inside that asks for one."""
         library = sys.modules.get("transformers.modeling_utils")
@@ -156,6 +157,35 @@ class _Work:
         for part in outer:
             if part._can_set_attn_implementation() and part.config._attn_implementation != hugging_face.NAME:
                 part.set_attn_implementation(hugging_face.NAME)
+            self._mark(part)
+
+    def _mark(self, part: Any) -> None:
+        """Let unpickling this model register our attention, which a configuration names but does not hold."""
+        if not hasattr(part, _MARK):
+            self.undo.append(lambda: delattr(part, _MARK))
+            setattr(part, _MARK, hugging_face.Registered())
+
+
+def _why_skipped(cls: type, code: tuple[str, ...]) -> str | None:
+    """What gives away a class that computes attention in a way that nobody serves; None where nothing does."""
+    if "scaled_dot_product_attention" in code:
+        return "calls F.scaled_dot_product_attention: use mmk.override_sdpa()"
+    if "softmax" in code or "Softmax" in code:
+        return "computes a softmax of its own, and its class is not known here"
+    if stand_in(cls.__mro__[1]) is not None:
+        return f"derives from {cls.__mro__[1].__name__}, and may compute something else"
+    return None
+
+
+def _class_back(module: Any, other: type, before: type) -> None:
+    """Undo `module.__class__ = other`, also under a class that was derived since (torch's fully_shard does that)."""
+    now = type(module)
+    if now is other:
+        module.__class__ = before
+    elif other in now.__bases__:
+        bases = tuple(before if base is other else base for base in now.__bases__)
+        own = {name: value for name, value in vars(now).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(now.__name__, bases, own)
 
 
 def _names_in(function: Any) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from typing import Any
 
 def with_names(function: Any, **names: Any) -> Callable[..., Any]:
     """The same Python function, for which these global names mean something else."""
-    made = types.FunctionType(
-        function.__code__, {**function.__globals__, **names}, function.__name__, closure=function.__closure__
-    )
+    scope = {**function.__globals__, **names}
+    # By this name torch.compile would look for the others in the module, where they still mean what they did.
+    scope.pop("__name__", None)
+    made = types.FunctionType(function.__code__, scope, function.__name__, closure=function.__closure__)
     made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    made.__module__ = function.__module__
     return made
 
 

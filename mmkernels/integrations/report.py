@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from torch import nn
 
-class Entry(NamedTuple):
-    """One module of the model: its path in it, its class, and how it is served or why it is not."""
-
-    name: str
-    kind: str
-    note: str
+from mmkernels.integrations.paths import Entry, Paths, grouped, watch
 
 
 class PatchReport:
@@ -22,27 +18,38 @@ class PatchReport:
         skipped: modules that compute attention, as far as their code shows, and still do it their own way.
     """
 
-    def __init__(self, replaced: list[Entry], skipped: list[Entry], undo: list[Callable[[], None]]) -> None:
+    def __init__(
+        self, model: nn.Module, replaced: Iterable[Entry], skipped: Iterable[Entry], undo: list[Callable[[], None]]
+    ) -> None:
         self.replaced, self.skipped = tuple(replaced), tuple(skipped)
-        self._undo = undo
+        self._model, self._undo = model, undo
 
     def revert(self) -> None:
         """Make the model what it was; a second call does nothing. Parameters were never touched."""
         while self._undo:
             self._undo.pop()()
 
+    def paths(self, run: Callable[[], Any]) -> Paths:
+        """Which way the attention of each layer takes, and why: what masks and biases became, and which backend ran.
+
+        ::
+
+            print(report.paths(lambda: model(**inputs)))
+
+        Args:
+            run: calls the model, eagerly; torch.compile's own code is not seen.
+
+        Returns:
+            Paths: one `Entry` for each of `replaced`, and for every other module that called mmkernels.
+        """
+        return watch(self._model, self.replaced, run)
+
     def __str__(self) -> str:
-        lines = []
-        for title, entries in (("replaced", self.replaced), ("skipped", self.skipped)):
-            lines.append(f"{title}: {len(entries)}")
-            groups: dict[tuple[str, str], list[str]] = {}
-            for entry in entries:
-                groups.setdefault((entry.kind, entry.note), []).append(entry.name or "(the model)")
-            lines += [
-                f"  {len(names)} x {kind} ({names[0]}{', ...' if len(names) > 1 else ''}): {note}"
-                for (kind, note), names in groups.items()
-            ]
-        return "\n".join(lines)
+        return "\n".join(
+            line
+            for title, entries in (("replaced", self.replaced), ("skipped", self.skipped))
+            for line in (f"{title}: {len(entries)}", *grouped(entries))
+        )
 
     def __repr__(self) -> str:
         return f"PatchReport(replaced={len(self.replaced)}, skipped={len(self.skipped)})"

@@ -44,6 +44,18 @@ def register(name: str = NAME) -> None:
     AttentionMaskInterface.register(name, attention_mask)
 
 
+class Registered:
+    """In a model, it makes whoever unpickles that model call `register`."""
+
+    def __reduce__(self) -> Any:
+        return _registered, ()
+
+
+def _registered() -> Registered:
+    register()
+    return Registered()
+
+
 def attention_forward(
     module: nn.Module,
     query: Tensor,

@@ -16,9 +16,9 @@ def rows(*which: Row, sample: bool = True) -> Any:
     return pytest.mark.parametrize("row", cases)
 
 
-def compiled_rows(*which: Row) -> Any:
-    """Those that compile; all but a sample in nightly runs only."""
-    return pytest.mark.parametrize("row", [
-        pytest.param(row, marks=pytest.mark.nightly if row.slow else pytest.mark.slow, id=row.name)
-        for row in which if row.compiles
-    ])  # fmt: skip
+def compiled_rows(*which: Row, quick: tuple[str, ...] = ()) -> Any:
+    """Those that compile; those named `quick` in every run, all but a sample in nightly runs only."""
+    which = [row for row in which if row.compiles]
+    marks = [[] if row.name in quick else [pytest.mark.nightly if row.slow else pytest.mark.slow] for row in which]
+    cases = [pytest.param(row, marks=mark, id=row.name) for row, mark in zip(which, marks, strict=True)]
+    return pytest.mark.parametrize("row", cases)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +65,21 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).detach())
 
 
+def check_outputs(found: list[Tensor], expected: list[Tensor]) -> None:
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert error(a, b) < 1e-4, f"output {index}: {error(a, b):.2e}"
+
+
+def check_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    # A gradient that is 0 but for rounding (a key's bias) is measured by the others.
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert bool(found[name].isfinite().all()), name
+        difference, size = float((found[name] - gradient).abs().max()), float(gradient.abs().max())
+        assert difference < 5e-4 * max(size, 1e-3 * largest), f"{name}: {difference:.2e} of {size:.2e}"
+
+
 def check_values(row: Row) -> None:
     """fp32 forward and gradients; the report; and the model as it was afterwards, bit by bit."""
     model, inputs = make(row)
@@ -74,15 +90,8 @@ def check_values(row: Row) -> None:
         found = forward(row, model, inputs)
     assert count.calls == row.calls, f"{count.calls} attention calls ran on mmkernels, expected {row.calls}\n{served}"
     got = gradients(model, found)
-    assert got.keys() == wanted.keys()
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert error(a, b) < 1e-4, f"output {index}: {error(a, b):.2e}"
-    # A gradient that is 0 but for rounding (a key's bias) is measured by the others.
-    largest = max(float(g.abs().max()) for g in wanted.values())
-    for name, gradient in wanted.items():
-        assert bool(got[name].isfinite().all()), name
-        difference, size = float((got[name] - gradient).abs().max()), float(gradient.abs().max())
-        assert difference < 5e-4 * max(size, 1e-3 * largest), f"{name}: {difference:.2e} of {size:.2e}"
+    check_outputs(found, expected)
+    check_gradients(got, wanted)
     served.revert() if row.patched else served()
     for a, b in zip(forward(row, model, inputs), expected, strict=True):
         assert torch.equal(a, b), "the model is not what it was"
@@ -115,8 +124,7 @@ def check_dropout(row: Row) -> None:
         outputs.append(forward(row, model.train(training), inputs))
     kept, found, expected = outputs
     assert any(error(a, b) > 1e-3 for a, b in zip(kept, found, strict=True)), "nothing was dropped"
-    for a, b in zip(found, expected, strict=True):
-        assert error(a, b) < 1e-4
+    check_outputs(found, expected)
 
 
 def check_autocast(row: Row) -> None:
@@ -149,5 +157,39 @@ def check_compiled(row: Row) -> None:
         with count.here():
             found = forward(row, compiled, inputs)
     assert count.calls == (row.calls if row.compiled_calls is None else row.compiled_calls)
-    for a, b in zip(found, expected, strict=True):
-        assert error(a, b) < 1e-4
+    check_outputs(found, expected)
+
+
+def check_compiled_gradients(row: Row) -> None:
+    """The same of the gradients, which one graph of a forward and one of a backward give; and of that forward."""
+    model, inputs = make(row)
+    serve(row, model)
+    expected = forward(row, model, inputs)
+    wanted = gradients(model, expected)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = forward(row, compiled, inputs)
+    check_outputs(found, expected)
+    check_gradients(gradients(model, found), wanted)
+
+
+def check_pickled(
+    row: Row, protocol: int = pickle.HIGHEST_PROTOCOL, between: Callable[[], None] = lambda: None
+) -> None:
+    """What comes back from a pickle of a patched model is patched, and gives the same bits.
+
+    Args:
+        between: what happens before it is read, beside the model's being taken back.
+    """
+    model, inputs = make(row)
+    report = mmk.patch(model)
+    expected = forward(row, model, inputs)
+    stored = pickle.dumps(model, protocol)
+    report.revert()
+    between()
+    other, count = pickle.loads(stored), Count()
+    with count.here():
+        found = forward(row, other, inputs)
+    assert count.calls == row.calls
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [entry.name for entry in mmk.patch(other).replaced] == [entry.name for entry in report.replaced]

@@ -11,8 +11,8 @@ from tests.integrations.named_rows import TEXT, VISION, pixels, text_and_pixels
 from tests.integrations.rows import Row, ids, padding, real
 
 
-def sam() -> Any:
-    config = tf.SamConfig(
+def sam(config: Any = tf.SamConfig, model: Any = tf.SamModel, **decoder: Any) -> Any:
+    config = config(
         vision_config={
             "hidden_size": 32, "output_channels": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
             "image_size": 48, "patch_size": 8, "mlp_dim": 37, "num_pos_feats": 8, "window_size": 4,
@@ -22,9 +22,9 @@ def sam() -> Any:
         mask_decoder_config={
             "hidden_size": 16, "mlp_dim": 37, "num_hidden_layers": 2, "num_attention_heads": 2,
             "iou_head_hidden_dim": 8,
-        },
+        } | decoder,
     )  # fmt: skip
-    return tf.SamModel._from_config(config, attn_implementation="eager")
+    return model._from_config(config, attn_implementation="eager")
 
 
 def sam_inputs(model: Any) -> dict[str, Any]:
@@ -117,18 +117,17 @@ def oneformer() -> Any:
     return tf.OneFormerModel(config)
 
 
-def grounding_dino() -> Any:
-    config = tf.GroundingDinoConfig(
+def grounding_dino(config: Any = tf.GroundingDinoConfig, model: Any = tf.GroundingDinoModel) -> Any:
+    config = config(
         backbone_config=tf.SwinConfig(
             embed_dim=12, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2], window_size=4, image_size=64,
             out_features=["stage2", "stage3", "stage4"],
         ),
-        backbone=None, use_timm_backbone=False, use_pretrained_backbone=False,
         text_config={"model_type": "bert"} | TEXT, d_model=32, encoder_layers=1, encoder_ffn_dim=64,
         encoder_attention_heads=4, decoder_layers=2, decoder_ffn_dim=37, decoder_attention_heads=4, num_queries=5,
         num_feature_levels=3, max_text_len=16,
     )  # fmt: skip
-    return tf.GroundingDinoModel(config)
+    return model(config)
 
 
 def grounding_dino_inputs(model: Any) -> dict[str, Any]:
@@ -141,6 +140,8 @@ def grounding_dino_inputs(model: Any) -> dict[str, Any]:
 
 ROWS = [
     Row("SAM", sam, sam_inputs, lambda o, i: [o.iou_scores, o.pred_masks], 9, slow=False),
+    Row("SAM-HQ", lambda: sam(tf.SamHQConfig, tf.SamHQModel, vit_dim=32), sam_inputs,
+        lambda o, i: [o.iou_scores, o.pred_masks], 9),
     Row("SAM 2", sam2, sam2_inputs, lambda o, i: [o.iou_scores, o.pred_masks], 11, drops=False),
     Row("OWL-ViT", owlvit, text_and_pixels, owlvit_outputs, 4, patched=False),
     Row("DINOv3", dinov3, lambda m: {"pixel_values": pixels()}, lambda o, i: [o.last_hidden_state], 2, patched=False),
@@ -152,4 +153,6 @@ ROWS = [
     Row("OneFormer", oneformer, lambda m: {"pixel_values": pixels(2, 64), "task_inputs": ids((2, 8))},
         lambda o, i: [o.transformer_decoder_object_queries], 6),
     Row("Grounding DINO", grounding_dino, grounding_dino_inputs, lambda o, i: [o.last_hidden_state], 13),
+    Row("MM-Grounding-DINO", lambda: grounding_dino(tf.MMGroundingDinoConfig, tf.MMGroundingDinoModel),
+        grounding_dino_inputs, lambda o, i: [o.last_hidden_state], 13),
 ]  # fmt: skip

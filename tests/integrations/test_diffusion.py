@@ -38,6 +38,16 @@ def test_compiled_in_one_graph(row):
     checks.check_compiled(row)
 
 
+@compiled_rows(*diffusion_rows.ROWS)
+def test_gradients_of_one_graph(row):
+    checks.check_compiled_gradients(row)
+
+
+@rows(*diffusion_rows.ROWS)
+def test_pickled_whole(row):
+    checks.check_pickled(row)
+
+
 class Concatenations(TorchDispatchMode):
     """How many tensors of heads, (B, H, L, D) or (B, L, H, D), and of features, (B, L, C), were concatenated."""
 

@@ -31,3 +31,8 @@ def test_autocast(row):
 @compiled_rows(*ROWS)
 def test_compiled_in_one_graph(row):
     checks.check_compiled(row)
+
+
+@compiled_rows(*ROWS, quick=("BERT", "nn.MultiheadAttention"))
+def test_gradients_of_one_graph(row):
+    checks.check_compiled_gradients(row)

@@ -151,8 +151,10 @@ def test_any_class_that_calls_torchs_function(cls):
     module, x = cls(), torch.randn(2, 4, 7, 8)
     expected = module(x)
     mmk.patch(module)
+    torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for run in (module, compiled):
+    inlined = torch.compile(nn.Sequential(module), fullgraph=True, backend="aot_eager")
+    for run in (module, compiled, inlined):
         run(x)
         count = Count()
         with count.here():

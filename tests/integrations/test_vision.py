@@ -1,4 +1,4 @@
-"""timm and open_clip on mmkernels. CI has neither: they need torchvision, built for other releases of torch."""
+"""timm and open_clip on mmkernels: `make test-vision` installs them beside the environment, and test-all runs it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pytest
 
 from tests.integrations import checks, vision_rows
 from tests.integrations.cases import compiled_rows, rows
+from tests.integrations.torchvision_ops import declare_missing_ops
 
 
 def needed(row):
     library = "timm" if row in vision_rows.TIMM else "open_clip"
+    declare_missing_ops()
     pytest.importorskip(library, reason=f"{library} is not installed")
 
 
@@ -32,3 +34,9 @@ def test_autocast(row):
 def test_compiled_in_one_graph(row):
     needed(row)
     checks.check_compiled(row)
+
+
+@compiled_rows(*ROWS)
+def test_gradients_of_one_graph(row):
+    needed(row)
+    checks.check_compiled_gradients(row)

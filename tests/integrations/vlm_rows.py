@@ -86,14 +86,29 @@ def qwen2_5_vl() -> Any:
     return tf.Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager")
 
 
-def qwen3_vl() -> Any:
+def qwen3_vl(config: Any = tf.Qwen3VLConfig, model: Any = tf.Qwen3VLForConditionalGeneration, **text: Any) -> Any:
     vision = {
         "depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37, "patch_size": 4,
         "spatial_merge_size": 2, "temporal_patch_size": 2, "deepstack_visual_indexes": [0],
         "num_position_embeddings": 16,
     }  # fmt: skip
-    config = tf.Qwen3VLConfig(text_config=QWEN_TEXT | {"head_dim": 8}, vision_config=vision, **QWEN_IDS)
-    return tf.Qwen3VLForConditionalGeneration._from_config(config, attn_implementation="eager")
+    config = config(text_config=QWEN_TEXT | {"head_dim": 8} | text, vision_config=vision, **QWEN_IDS)
+    return model._from_config(config, attn_implementation="eager")
+
+
+def qwen3_vl_moe() -> Any:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+    return qwen3_vl(tf.Qwen3VLMoeConfig, tf.Qwen3VLMoeForConditionalGeneration, **experts)
+
+
+def glm4v() -> Any:
+    vision = {
+        "depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 37, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "image_size": 24,
+    }  # fmt: skip
+    ids = {"image_token_id": 98, "video_token_id": 97, "image_start_token_id": 96, "image_end_token_id": 95}
+    config = tf.Glm4vConfig(text_config=QWEN_TEXT, vision_config=vision, **ids)
+    return tf.Glm4vForConditionalGeneration._from_config(config, attn_implementation="eager")
 
 
 def qwen_inputs(model: Any) -> dict[str, Any]:
@@ -111,4 +126,6 @@ ROWS = [
     Row("Qwen2-VL", qwen2_vl, qwen_inputs, logits, 4, compiles=False),
     Row("Qwen2.5-VL", qwen2_5_vl, qwen_inputs, logits, 4, compiles=False),
     Row("Qwen3-VL", qwen3_vl, qwen_inputs, logits, 4, compiles=False),
+    Row("Qwen3-VL, experts", qwen3_vl_moe, qwen_inputs, logits, 4, compiles=False),
+    Row("GLM-4V", glm4v, qwen_inputs, logits, 4, compiles=False),
 ]  # fmt: skip

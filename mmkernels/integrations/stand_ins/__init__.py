@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmkernels.integrations.stand_ins import bert, detection, diffusion, perceiver, qwen_vision, sam, t5, torch_nn
+from mmkernels.integrations.stand_ins.making import finish
 
 StandIn = Callable[[Any], type]
 
@@ -28,7 +29,5 @@ def stand_in(cls: Any) -> Any:
     if make is None:
         return None
     made: Any = make(cls)
-    made.stands_in = True
     made.by_interface = make in t5.SERVES.values()  # its forward calls the attention function that is registered
-    made.__name__, made.__qualname__, made.__module__ = cls.__name__, cls.__qualname__, __name__
-    return made
+    return finish(made, cls, stand_in, cls)

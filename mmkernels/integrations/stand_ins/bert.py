@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mmkernels.integrations.stand_ins.common import attend, heads, probability
+from mmkernels.nn.common import split_heads
 
 
 def _project(module: Any, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +102,7 @@ def _blip_vision(cls: Any) -> type:
         def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
             if kwargs.get("output_attentions"):
                 return super().forward(hidden_states, **kwargs)
-            q, k, v = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = split_heads(self.qkv(hidden_states), self.num_heads, 3)
             return self.projection(attend(q, k, v, None, probability(self.dropout), scale=self.scale)), None
 
     return Attention

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmkernels.bias import DecomposedBias
 from mmkernels.integrations.given_masks import add_biases, mask_and_bias
+from mmkernels.nn.common import merge_heads
 from mmkernels.ops.attention.api import attention
 
 
@@ -34,4 +35,4 @@ def attend(
     visible, added = mask_and_bias(mask)
     bias = add_biases(position_bias, added, query.shape[2], key.shape[2])
     out = attention(query, key, value, mask=visible, bias=bias, dropout_p=dropout_p, scale=scale)
-    return out.transpose(1, 2).flatten(2)
+    return merge_heads(out)

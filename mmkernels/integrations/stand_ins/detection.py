@@ -123,5 +123,4 @@ SERVES = {
     _MODELS + "grounding_dino.modeling_grounding_dino.GroundingDinoBiMultiHeadAttention": _text_and_image,
     _MODELS + "mm_grounding_dino.modeling_mm_grounding_dino.MMGroundingDinoMultiheadAttention": _grounding_dino,
     _MODELS + "mm_grounding_dino.modeling_mm_grounding_dino.MMGroundingDinoBiMultiHeadAttention": _text_and_image,
-    _MODELS + "grounding_dino.modeling_grounding_dino.GroundingDinoBiMultiHeadAttention": _text_and_image,
 }

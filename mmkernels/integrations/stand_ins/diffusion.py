@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmkernels.integrations.given_masks import mask_and_bias
 from mmkernels.integrations.rebinding import is_plain, with_names
 from mmkernels.integrations.stand_ins.common import heads
+from mmkernels.integrations.stand_ins.making import finish
 from mmkernels.mask import Mask
 from mmkernels.nn.common import merge_heads
 from mmkernels.ops.attention.api import attention, joint_attention, scaled_dot_product_attention
@@ -237,8 +238,7 @@ def dispatched(cls: Any) -> Any:
     if not is_plain(call) or _DISPATCH not in call.__code__.co_names or _DISPATCH not in call.__globals__:
         return None
     made: Any = type(cls.__name__, (cls,), {"__call__": with_names(call, **{_DISPATCH: _dispatch(call)})})
-    made.stands_in, made.__qualname__, made.__module__ = True, cls.__qualname__, __name__
-    return made
+    return finish(made, cls, dispatched, cls)
 
 
 def _dispatch(call: Any) -> Callable[..., Tensor]:

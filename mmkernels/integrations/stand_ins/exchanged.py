@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from mmkernels.integrations.rebinding import is_plain, with_names
+from mmkernels.integrations.stand_ins.making import finish
 from mmkernels.ops.attention.api import scaled_dot_product_attention
 
 _NAME = "scaled_dot_product_attention"
@@ -20,7 +21,7 @@ _functional.__dict__.update(
 
 
 @functools.cache
-def exchanged(cls: Any, method: str = "forward") -> Any:
+def exchanged(cls: Any, method: str) -> Any:
     """A subclass whose `method` is this class's, but for the attention function that it calls by name; or None."""
     function: Any = getattr(cls, method, None)
     if not is_plain(function) or _NAME not in function.__code__.co_names:
@@ -35,6 +36,5 @@ def exchanged(cls: Any, method: str = "forward") -> Any:
     if not names:
         return None
     made: Any = type(cls.__name__, (cls,), {method: with_names(function, **names)})
-    made.stands_in, made.note = True, "its own forward, with F.scaled_dot_product_attention exchanged"
-    made.__qualname__, made.__module__ = cls.__qualname__, __name__
-    return made
+    made.note = "its own forward, with F.scaled_dot_product_attention exchanged"
+    return finish(made, cls, exchanged, cls, method)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmkernels.bias import DecomposedBias
 from mmkernels.integrations.stand_ins.common import attend
+from mmkernels.nn.common import split_heads
 
 
 def _vision(cls: Any) -> type:
@@ -19,8 +20,7 @@ def _vision(cls: Any) -> type:
             if output_attentions:
                 return super().forward(hidden_states, output_attentions)
             height, width = hidden_states.shape[1:3]
-            qkv = self.qkv(hidden_states.flatten(1, 2)).unflatten(-1, (3, self.num_attention_heads, -1))
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = split_heads(self.qkv(hidden_states.flatten(1, 2)), self.num_attention_heads, 3)
             bias = None
             if self.use_rel_pos:
                 grid = q.unflatten(2, (height, width))

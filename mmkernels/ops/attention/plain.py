@@ -34,6 +34,7 @@ def serves(query: Any, key: Any, value: Any, scale: Any, dropout_p: Any, backend
         and (backend is None or type(backend) is str)
         and routing.route((query, key, value)) == "eager"
         and not _any_autocast()
+        and not front.watchers
         and not (query.is_nested or key.is_nested or value.is_nested)
     )
 
