@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,9 +78,14 @@ _BIAS: dict[str, tuple[int, list[tuple[int, ...]]]] = {
 
 
 def _fusion(arch: str, dtype: torch.dtype, _: int, call: str) -> list[Launch]:
-    """Three sources, of which the last is shared; normalised: layer norm, bias, gate, residual and GELU too."""
-    empty, norm = _empty(dtype), call == "normalised"
-    widths, outs = (256, 80, 64), 320
+    return fusion_launches(arch, dtype, call == "normalised")
+
+
+def fusion_launches(
+    arch: str, dtype: torch.dtype, norm: bool, widths: Sequence[int] = (256, 80, 64), outs: int = 320
+) -> list[Launch]:
+    """Sources, of which the last is shared, with bias and GELU; with a norm also its affine part, gate and residual."""
+    empty = _empty(dtype)
     inputs = [empty(8, 100, width) for width in widths[:-1]] + [empty(8, 1, widths[-1])]
     weight = empty(outs, sum(widths))
     bias = empty(outs, dtype=torch.float32)
@@ -93,9 +98,12 @@ def _fusion(arch: str, dtype: torch.dtype, _: int, call: str) -> list[Launch]:
         return lambda *values: getattr(fusion, direction)(device, *values)
 
     with recorded(host_forward, host_backward, launch) as found:
-        out, *saved = native_call.forward(entry("forward"), inputs, weight, *vectors, gate, residual, *settings)
+        out, product, mean, rstd = native_call.forward(
+            entry("forward"), inputs, weight, *vectors, gate, residual, *settings
+        )
         needs = [True] * (len(widths) + 5)
         entries = entry("forward"), entry("backward")
+        saved = (product, mean, rstd)
         native_call.backward(entries, out, inputs, weight, *vectors, gate, *settings, *saved, needs)
     return found
 

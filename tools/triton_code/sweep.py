@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -58,32 +58,42 @@ def tile_of(launch: Launch) -> str:
     return ", ".join([*sizes, f"warps {launch.options['num_warps']}", f"stages {launch.options['num_stages']}"])
 
 
-def multiplies(kernel: str, dtype: str, arch: str) -> bool:
-    """Whether a kernel has products that belong on the matrix units: in fp32 only AMD's are exact."""
-    return kernel in PRODUCTS and (dtype != "fp32" or arch.startswith("gfx"))
-
-
 def record(entry: Entry) -> list[dict[str, Any]]:
-    """What the compiler makes of an entry's kernels."""
+    """What the compiler makes of an entry's kernels; the matrix instruction is "" where there is none."""
     found = []
     for launch in entry.launches:
-        began = time.process_time()
         took = usage(launch.compiled(target_of(entry.arch)), entry.arch)
-        found.append(
-            {**entry._asdict(), "kernel": launch.name, "tile": tile_of(launch), "registers": took.registers,
-             "spilled": took.spilled, "shared": took.shared, "matrix": took.matrix,
-             "seconds": round(time.process_time() - began, 1)}
-        )  # fmt: skip
+        row = {**entry._asdict(), "kernel": launch.name, "tile": tile_of(launch), "registers": took.registers}
+        row |= {"spilled": took.spilled, "shared": took.shared, "matrix": " ".join(took.matrix)}
+        found.append(row)
     return found
 
 
-def faults(row: dict[str, Any], wants_matrix: bool) -> list[str]:
+def faults(row: Mapping[str, Any]) -> list[str]:
     """What is wrong with a record: spills, too much shared memory, products beside the matrix units."""
-    wrong = []
+    wrong, most = [], SHARED[row["arch"]] * 1024
     if row["spilled"]:
         wrong.append(f"spills {row['spilled']}")
-    if row["shared"] > SHARED[row["arch"]] * 1024:
-        wrong.append(f"{row['shared']} bytes of shared memory, of {SHARED[row['arch']] * 1024}")
-    if wants_matrix and not row["matrix"]:
-        wrong.append("no matrix instruction")
+    if row["shared"] > most:
+        wrong.append(f"{row['shared']} bytes of shared memory, of {most}")
+    if not set(row["matrix"].split()) & set(wanted(row)) and wanted(row):
+        wrong.append(f"no {' or '.join(wanted(row))}")
     return wrong
+
+
+def wanted(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Matrix instructions that a kernel with products should have one of; in fp32 only AMD's are exact.
+
+    Those of warp groups (wgmma, tcgen05) take 64 rows or more.
+    """
+    arch = row["arch"]
+    if row["kernel"] not in PRODUCTS or (row["dtype"] == "fp32" and not arch.startswith("gfx")):
+        return ()
+    if arch.startswith("gfx"):
+        return ("v_mfma",)
+    own = {"sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"}.get(arch)
+    if own is None:
+        return ("mma.sync",)
+    rows = re.search(r"keys (\d+)" if row["kernel"] == "attention_grad_keys" else r"height (\d+)", row["tile"])
+    assert rows is not None
+    return (own,) if int(rows[1]) >= 64 else (own, "mma.sync")
