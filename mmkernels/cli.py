@@ -1,4 +1,4 @@
-"""The command line: info, train, eval, bench, demo.
+"""The command line: info, tune, train, eval, bench, demo.
 
 Results go to stdout, as tables or (with --json) as one JSON value; progress goes to stderr. Exit status: 0 done, 2 a
 wrong argument or an unusable file (one sentence on stderr), 1 a run that failed, 130 or 143 stopped by a signal after
@@ -78,6 +78,13 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def tune(args: argparse.Namespace) -> int:
+    """Measures tiles of the Triton kernels on this machine's GPU, and keeps the fastest for this user."""
+    from mmkernels import tuning
+
+    return tuning.command(args)
+
+
 def train(args: argparse.Namespace) -> int:
     """Trains the demo's model or a system of the zoo, or goes on with it."""
     from mmkernels.models import commands
@@ -142,6 +149,10 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
         return sub
 
     command("info", info)
+    sub = command("tune", tune)
+    if wanted == "tune":
+        importlib.import_module("mmkernels.tuning").add_arguments(sub)
+
     sub = command("train", train)
     _add_run(sub)
     sub.add_argument("--out", default="runs/train", help="folder of the checkpoint (runs/train)")

@@ -73,7 +73,8 @@ def isolated_product(weights, visible, rows, total, data, stride, count, WIDTH: 
         place = tl.arange(0, rows.shape[0])[None, :]
         column = tl.arange(0, rows.shape[1])
         for j in range(tl.minimum(count, rows.shape[0])):
-            row = tl.load(data + tl.cast(j, tl.int64) * stride + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+            row = tl.load(data + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+            data += stride
             poison = tl.where(tl.abs(row) < float("inf"), 0, 1)
             if tl.max(poison) > 0:
                 weight = tl.sum(tl.where(place == j, weights, 0.0), 1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mmkernels import _triton
+from mmkernels import _triton, user_tiles
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
 """Those that tables of tiles have entries for."""
@@ -34,11 +34,17 @@ def known(arch: str) -> str:
     return "sm_90" if 90 < number < 100 else "sm_100" if 100 < number < 120 else "sm_80" if number == 87 else "sm_120"
 
 
+@user_tiles.cached
+def entries(op: str, table: Path, arch: str) -> dict[str, Any]:
+    """What an op's table of tiles has for an architecture, and over it what was tuned on this machine."""
+    return user_tiles.laid_over(op, arch, shipped(table, arch))
+
+
 @functools.cache
-def entries(table: Path, arch: str) -> dict[str, Any]:
-    """What a table of tiles, a JSON object by architecture, has for one: an object, or the name of another like it."""
+def shipped(table: Path, arch: str) -> dict[str, Any]:
+    """Of a table, a JSON object by architecture: an object, or the name of another like it."""
     found = json.loads(table.read_text())[arch]
-    return entries(table, found) if isinstance(found, str) else found
+    return shipped(table, found) if isinstance(found, str) else found
 
 
 @functools.cache

@@ -131,6 +131,44 @@ def test_split_keys_have_the_bits_of_unsplit_ones(triton_host, dtype):
     Expectation(inputs, rounded=dtype != torch.float32).check_results(split)
 
 
+def test_packed_sequences_are_split_too(triton_host):
+    """By the chunks that the longest may have: an empty one, one of a chunk and one of three have the same bits."""
+    query, key, value = (tensors[0][0].transpose(0, 1).contiguous() for tensors in operands(9, [900], torch.float16))
+    cuts = (torch.tensor(ends, dtype=torch.int32) for ends in ([0, 2, 5, 5, 9], [0, 200, 850, 850, 900]))
+    inputs = Inputs("varlen", [query], [key], [value], **dict(zip(("cu_seqlens_q", "cu_seqlens_k"), cuts)))
+    split = results(triton_host, inputs, backward=False, processors=64)
+    whole = results(triton_host, inputs, backward=False, processors=0)
+    for name, tensor in whole.items():
+        same_bits(name, split[name], tensor)
+    Expectation(inputs, rounded=True).check_results(split)
+    for tokens, processors, splits in ((900, 64, 4), (900, 0, 1), (100_000, 10_000, 1)):
+        longer = [tensor.new_empty(1).expand(tokens, *tensor.shape[1:]) for tensor in (key, value)]
+        call = Lowered(
+            query, longer[:1], longer[1:], cu_seqlens_q=inputs.cu_seqlens_q, cu_seqlens_k=inputs.cu_seqlens_k
+        )
+        device = triton_host.Device("interpreter", processors)
+        assert triton_host.plan_rows(call, triton_host.calls.described(call), device, "forward").splits == splits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["batch", "row"])
+def test_offsets_of_more_than_31_bits(triton_host, axis):
+    """Operands whose second batch entry, or last row, begins 2^31 numbers behind the first; nothing is in between."""
+    far, inputs = 2**31 + 4096, plain_inputs(3, [20], batch=2, heads=1, dim=16)
+
+    def spread(tensor):
+        length, dim = tensor.shape[2:]
+        steps = (far, dim) if axis == "batch" else (dim * length, far // (length - 1) // 8 * 8)
+        room = torch.empty(far + 2 * tensor.numel() + 64 * length, dtype=tensor.dtype)
+        return room.as_strided(tensor.shape, (steps[0], dim * length, steps[1], 1)).copy_(tensor)
+
+    wide = inputs.replaced({name: spread(tensor) for name, tensor in inputs.leaves().items()})
+    cotangents = plain.cotangents(inputs)
+    found, near = (results(triton_host, each, cotangents) for each in (wide, inputs))
+    for name, tensor in near.items():
+        same_bits(name, found[name], tensor)
+
+
 def test_a_row_has_its_bits_in_any_tile(triton_host):
     """Few queries share tiles of 16 rows with other heads, many have 64: the same bits, forward and backward."""
     inputs = plain_inputs(100, [333], torch.float32, heads=2, heads_k=1)

@@ -108,3 +108,5 @@ class AsyncCopies:
             begin, count = int(copy.source[k]) - region.begin, int(copy.source_bytes[k])
             values[k].view(np.uint8)[:count] = region.data[begin : begin + count]
         self.shared.view(_WORD, words)[copy.rows] = values if words > 1 else values[:, 0]
+        if self.shared.unfenced is not None:
+            self.shared.mark(copy.rows, copy.size)

@@ -21,6 +21,7 @@ Reduction = tuple[str, np.ndarray, Put]  # popc, and, or; this warp's predicates
 class Barrier:
     expected: int
     arrived: int = 0
+    came: list[Gang] = field(default_factory=list)
     waiting: list[Gang] = field(default_factory=list)
     reductions: list[tuple[Gang, Reduction]] = field(default_factory=list)
 
@@ -43,6 +44,7 @@ class Barriers:
         if barrier.expected != expected:
             raise PtxError(f"barrier {name} expects {barrier.expected} warps, and this one says {expected}")
         barrier.arrived += 1
+        barrier.came.append(gang)
         if waits:
             barrier.waiting.append(gang)
         if reduction is not None:
@@ -57,6 +59,8 @@ class Barriers:
             result = np.uint32(votes.sum()) if kind == "popc" else votes.all() if kind == "and" else votes.any()
             lanes = np.arange(gang.lanes) // _WARP == block
             put(np.full(gang.lanes, result), lanes & gang.live)
+        for gang in barrier.came:
+            gang.shared.publish(block)
         for gang in barrier.waiting:
             gang.release(block)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .async_copies import AsyncCopies
+from .async_products import AsyncProducts
 from .instructions import bind, bind_control, is_control
 from .kinds import PtxError
 from .memory import AccessError, Region, Space, Where
@@ -48,6 +49,7 @@ class Gang:
         assert isinstance(shared, Region) and isinstance(everywhere, Space)
         self.shared = shared
         self.copies = AsyncCopies(self.lanes, shared, everywhere)
+        self.products = AsyncProducts(self.lanes, shared)
         self.rng = chunk.rng
         self.live = self.exists.copy()
         self.pc = 0

@@ -63,6 +63,8 @@ class Chunk:
         self.shared_bytes = dynamic + launch.dynamic_shared if launch.dynamic_shared else self.kernel.shared_bytes
         self._stride = -(-self.shared_bytes // 16) * 16
         self._shared = np.full(self._stride * len(blocks), POISON, np.uint8)
+        asynchronous = any(each.name == "wgmma" for each in self.kernel.instructions)
+        self._unfenced = np.zeros(self._shared.size, np.uint8) if asynchronous else None
         self.barriers = Barriers(self.warps)
         self.gangs = [Gang(self, warp) for warp in range(self.warps)]
 
@@ -76,6 +78,7 @@ class Chunk:
                 gang = alive[k]
                 gang.advance(LONGEST_SLICE if self.rng.random() < 0.5 else int(self.rng.integers(1, 500)))
                 gang.copies.land_some(self.rng)
+                gang.products.land_some(self.rng)
                 if gang.executed > self.launch.limit:
                     raise PtxError(f"{self.kernel.name} does not end:\n{gang.waiting()}")
             if sum(gang.executed for gang in alive) == before:
@@ -116,7 +119,10 @@ class Chunk:
 
         def region(name: str, data: np.ndarray, begin: int, origin: np.ndarray | None, writable: bool = True) -> Region:
             title = {"shared": "shared memory", "local": "local memory", "param": "the parameters"}[name]
-            return Region(title, data, begin, sizes[name], origin, writable)
+            found = Region(title, data, begin, sizes[name], origin, writable)
+            if name == "shared":
+                found.unfenced, found.writer = self._unfenced, warp + 1
+            return found
 
         windows = {
             GENERIC["shared"] >> WINDOW_BITS: region("shared", self._shared, GENERIC["shared"] + SHARED_BEGIN, blocks),

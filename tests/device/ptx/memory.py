@@ -7,6 +7,7 @@ memory cut to 32 bits does not point into shared memory, and a shared address of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ SHARED_BEGIN = 0x400
 GENERIC = {name: (k << WINDOW_BITS) + 0x4000_0000 for k, name in ((1, "shared"), (2, "local"), (3, "param"))}
 _FIRST_ALLOCATION = 16
 POISON = 0xFF  # repeated, a NaN in every floating type
+_WARP = 32
+_PUBLISHED = 255  # in place of a writer
 
 Where = np.ndarray | bool
 
@@ -33,7 +36,8 @@ class Region:
     """Bytes at consecutive addresses from `begin`; with `origin`, a copy of them for each lane or block.
 
     `origin` holds for each lane where its copy starts in `data`, a multiple of 16. The first `lead` bytes are not its
-    own: they are there so that `begin` is a multiple of 16.
+    own: they are there so that `begin` is a multiple of 16. `unfenced` holds for each byte the `writer` (not 0) that
+    wrote it, until a fence.proxy.async.
     """
 
     def __init__(
@@ -48,6 +52,8 @@ class Region:
     ) -> None:
         self.name, self.data, self.begin, self.size = name, data, begin, size
         self.origin, self.writable, self.lead = origin, writable, lead
+        self.unfenced: np.ndarray | None = None
+        self.writer = 0
         self._views: dict[tuple[np.dtype, int], np.ndarray] = {}
 
     def view(self, dtype: np.dtype, count: int) -> np.ndarray:
@@ -88,6 +94,31 @@ class Region:
             view[rows] = values
         else:
             view[rows[where]] = values[where]
+        if self.unfenced is not None:
+            self.mark(rows if where is True else rows[where], values.dtype.itemsize * count)
+
+    # ---- the asynchronous proxy: shared memory, in kernels that have its instructions ----
+
+    def mark(self, rows: np.ndarray, size: int) -> None:
+        """Rows of `size` bytes were written, and the asynchronous proxy does not know of it."""
+        assert self.unfenced is not None
+        self.unfenced[: self.unfenced.size // size * size].reshape(-1, size)[rows] = self.writer
+
+    def publish(self, block: int) -> None:
+        """What this warp wrote in a block is known to all of its warps: a fence of any of them will do."""
+        for marks in self._marks(np.arange(block * _WARP, block * _WARP + 1)):
+            marks[marks == self.writer] = _PUBLISHED
+
+    def fence(self, where: Where) -> None:
+        """The asynchronous proxy knows what this warp wrote, and what was published, in the blocks of `where`."""
+        for marks in self._marks(where):
+            marks[(marks == self.writer) | (marks == _PUBLISHED)] = 0
+
+    def _marks(self, where: Where) -> Iterator[np.ndarray]:
+        """Of the blocks of some lanes."""
+        if self.unfenced is not None and self.origin is not None:
+            for begin in np.unique(self.origin[where]):
+                yield self.unfenced[begin : begin + self.size]
 
     def _refuse(self, address: np.ndarray, offset: np.ndarray, size: int) -> None:
         outside = offset.astype(np.uint64) > np.uint64(max(self.size - size, 0))

@@ -279,7 +279,8 @@ def attention_forward(
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
 def attention_merge(
     out, lse, states, shape, dropout, programs, tiles, pack, chunks,
-    DIM_V: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr, FOLDED: tl.constexpr, PACK: tl.constexpr,
+    DIM_V: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr, CHUNK: tl.constexpr, FOLDED: tl.constexpr,
+    PACK: tl.constexpr,
 ):  # fmt: skip
     """The states of a tile's chunks, merged in order."""
     VARLEN: tl.constexpr = shape.cu_q is not None
@@ -290,6 +291,8 @@ def attention_merge(
     row_max = tl.full((HEIGHT,), float("-inf"), tl.float32)
     row_sum = tl.zeros((HEIGHT,), tl.float32)
     total = tl.zeros((HEIGHT, PADDED_V), tl.float32)
+    if VARLEN:
+        chunks = tl.where(place.len_q > 0, tl.cdiv(place.len_k, CHUNK), 0)
     for chunk in range(chunks):
         max_own, sum_own, total_own = load_state(states, chunk * programs + program, HEIGHT, HEIGHT, PADDED_V)
         row_max, row_sum, total = merge(row_max, row_sum, total, max_own, sum_own, total_own, UNIT)

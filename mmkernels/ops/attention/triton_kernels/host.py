@@ -36,6 +36,10 @@ def size_of(call: Lowered, few: bool = False) -> str:
     return "few" if few else "many"
 
 
+MOST_PACKED_CHUNKS = 64
+"""Packed sequences of more keys together are not split: there would be a state for each chunk of all of them."""
+
+
 class Plan(NamedTuple):
     """The programs of a launch over tiles of query rows."""
 
@@ -57,10 +61,11 @@ def plan_rows(call: Lowered, described: calls.Call, device: Device, op: str) -> 
     pack = shape.group if few else 1
     tiles = -(-shape.len_q * pack // tile.height) + (shape.batch if packed else 0)
     programs = tiles * (shape.heads // pack) * (1 if packed else shape.batch)
+    # As many as the longest packed sequence may have, which the host does not know: programs beyond its end have no key.
     chunks = calls.total_chunks(described.lengths, tile.chunk)
-    # The host does not know the longest packed sequence, which decides how many chunks there are.
-    splits = chunks if op == "forward" and chunks > 1 and not packed and programs < device.processors else 1
-    return Plan(tile, pack, tiles, programs, chunks, splits)
+    splits = op == "forward" and 1 < chunks and programs < device.processors
+    splits = splits and not (packed and chunks > MOST_PACKED_CHUNKS)
+    return Plan(tile, pack, tiles, programs, chunks, chunks if splits else 1)
 
 
 def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +92,7 @@ def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tens
     if plan.splits > 1:
         attention_merge[(plan.programs,)](
             *results, states, found.shape, found.dropout, *grid, DIM_V=width["DIM_V"], PADDED_V=width["PADDED_V"],
-            **shared, **options(device.arch, tile.warps, tile.stages),
+            CHUNK=tile.chunk, **shared, **options(device.arch, tile.warps, tile.stages),
         )  # fmt: skip
     return out, lse
 

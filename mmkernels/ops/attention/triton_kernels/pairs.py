@@ -86,8 +86,9 @@ def find_sequence(cu, batch, total, tile, PER_ROW, HEIGHT: tl.constexpr):
 
 @triton.jit
 def query_place(shape, program, tiles, pack, HEIGHT: tl.constexpr):
-    """The place of a program; `pack` heads share its tile."""
-    tile = program % tiles
+    """The place of a program; `pack` heads share its tile. A head's last tiles come first: causal masks show them most,
+    and what is left at the end is small."""
+    tile = tiles - 1 - program % tiles
     head = program // tiles % (shape.heads // pack) * pack
     if shape.cu_q is None:
         batch = program // tiles // (shape.heads // pack)

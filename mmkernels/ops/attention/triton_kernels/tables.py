@@ -6,13 +6,13 @@ and in the key pass the rows of a tile. The other sizes may be tuned for a size 
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mmkernels.triton_launch import entries
+from mmkernels.user_tiles import cached
 
 TABLE = Path(__file__).with_name("tables.json")
 
@@ -27,11 +27,11 @@ class Tile(NamedTuple):
     stages: int
 
 
-@functools.cache
+@cached
 def tile(arch: str, op: str, dtype: torch.dtype, width: int, size: str) -> Tile:
     """The tile for head dims of up to `width`, a power of two from 16 on.
 
     size: "many" or "few" rows of a plain call; "general": with bias, dense mask, softcap or dropout.
     """
-    entry = entries(TABLE, arch)[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
+    entry = entries("attention", TABLE, arch)[op][f"{dtype.itemsize * 8} bit"][str(max(width, 64))]
     return Tile(**entry["fixed"], **entry.get(size, entry["many"]))

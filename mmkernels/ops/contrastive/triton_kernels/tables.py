@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mmkernels.triton_launch import entries
+from mmkernels.user_tiles import cached
 
 TABLE = Path(__file__).with_name("tables.json")
 
@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-@functools.cache
+@cached
 def tile(arch: str, kernel: str, dtype: torch.dtype) -> Tile:
     """The tile of "statistics", "slopes" or "gradient"; it depends on no size, so that bits do not either."""
-    return Tile(**entries(TABLE, arch)[kernel][f"{dtype.itemsize * 8} bit"])
+    return Tile(**entries("contrastive", TABLE, arch)[kernel][f"{dtype.itemsize * 8} bit"])

@@ -71,7 +71,7 @@ def _compare(gang: Gang, instruction: Instruction, type_: str) -> Callable[[], V
 def setp(gang: Gang, instruction: Instruction) -> Step:
     target, type_ = instruction.operands[0], instruction.type
     if type_.endswith("x2"):
-        raise PtxError("comparisons of pairs are unknown")
+        return _setp_halves(gang, instruction)
     if not isinstance(target, Pair):
         result = _compare(gang, instruction, type_)
         out = gang.registers.write(target, "pred")
@@ -85,6 +85,26 @@ def setp(gang: Gang, instruction: Instruction) -> Step:
         found = result()
         np.copyto(first, found, where=where)
         np.copyto(second, ~found, where=where)
+
+    return step
+
+
+def _setp_halves(gang: Gang, instruction: Instruction) -> Step:
+    """Two results: of the low halves, and of the high ones."""
+    target, type_ = instruction.operands[0], instruction.type.removesuffix("x2")
+    known = {*_ORDERED, *_UNORDERED, "num", "nan"}
+    found = only(instruction, *known, f"{type_}x2")
+    if not isinstance(target, Pair) or len(found) != 2:
+        raise PtxError("unknown comparison of pairs")
+    halves = FORMATS[type_]
+    a, b = (gang.registers.read(each, "b32").view(halves.storage).reshape(-1, 2) for each in instruction.operands[1:3])
+    compare = _comparison(instruction.modifiers[0], True)
+    outs = [gang.registers.write(each, "pred") for each in (target.first, target.second)]
+
+    def step(where: Where) -> None:
+        results = [compare(halves.decode(a[:, k]), halves.decode(b[:, k])) for k in (0, 1)]
+        for out, result in zip(outs, results):
+            np.copyto(out, result, where=where)
 
     return step
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kinds import UNSIGNED, width_of
 from ..memory import Where
-from ..operands import Instruction, Vector
+from ..operands import Instruction, Register, Vector
 from .table import Step, only, plain
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def mov(gang: Gang, instruction: Instruction) -> Step:
         return split
     if isinstance(source, Vector):
         parts = UNSIGNED[width_of(type_) // len(source.items)]
-        pieces = [registers.read(each, f"b{8 * parts.itemsize}") for each in source.items]
+        # A half that nobody reads later need not have been written.
+        whole = [isinstance(each, Register) and each.width == 8 * parts.itemsize for each in source.items]
+        pieces = [
+            registers.row(each) if itself else registers.read(each, f"b{8 * parts.itemsize}")
+            for each, itself in zip(source.items, whole)
+        ]
         out = registers.write(target, type_).view(parts).reshape(gang.lanes, -1)
 
         def join(where: Where) -> None:

@@ -126,9 +126,11 @@ def isspacep(gang: Gang, instruction: Instruction) -> Step:
 
 @plain("membar", "fence", "prefetch", "prefetchu", "nanosleep", "discard", "applypriority")
 def nothing(gang: Gang, instruction: Instruction) -> Step:
-    """Order and speed: what this machine does is in order already."""
+    """Order and speed: what this machine does is in order already, but for the asynchronous proxy."""
+    if instruction.opcode in {("fence", "proxy", "async", *space) for space in ((), ("shared",))}:
+        return gang.shared.fence
     if any(word in {"proxy", "mbarrier_init"} or word.startswith("proxy") for word in instruction.modifiers):
-        raise PtxError("the asynchronous proxy is unknown")
+        raise PtxError("unknown fence")
     return lambda where: None
 
 
