@@ -193,7 +193,7 @@ def sam(attention: str) -> Any:
     """SAM ViT-B's image tower on 704 pixels: a layer of windows of 14 x 14 and one of the whole image."""
     import transformers as tf
 
-    vision = {"num_hidden_layers": 2, "global_attn_indexes": [1], "image_size": 704}
+    vision = {"num_hidden_layers": 2, "global_attn_indexes": [1], "image_size": 704, "initializer_range": 0.02}
     return tf.SamVisionModel._from_config(tf.SamVisionConfig(**vision), attn_implementation=attention)
 
 

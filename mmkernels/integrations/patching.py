@@ -12,7 +12,7 @@ from torch import nn
 
 from mmkernels.integrations import transformers as hugging_face
 from mmkernels.integrations.paths import Entry
-from mmkernels.integrations.policy import POLICIES, why_not
+from mmkernels.integrations.policy import PADDING_LEFT_OUT, POLICIES, why_not
 from mmkernels.integrations.report import PatchReport
 from mmkernels.integrations.stand_ins import stand_in
 from mmkernels.integrations.stand_ins.diffusion import dispatched
@@ -73,6 +73,7 @@ class _Work:
         self.replaced: list[Entry] = []
         self.skipped: list[Entry] = []  # by what their code mentions
         self.left_alone: list[Entry] = []  # by policy
+        self.left: dict[str, str] = {}  # why everything whose name begins so is left alone
 
     def serve(self, name: str, module: nn.Module) -> None:
         cls: Any = type(module)
@@ -81,7 +82,9 @@ class _Work:
             self.replaced.append(Entry(name, cls.__name__, "served before"))
             return
         if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
-            if self._why_not(module) is None:
+            if self.fastest and not module.training:
+                self.left[f"{name}." if name else ""] = PADDING_LEFT_OUT
+            elif self._why_not(module) is None:
                 self._set(module, "use_nested_tensor", False)  # padded rows stay rows
         chosen = getattr(getattr(module, "config", None), "_attn_implementation", None)
         other = stand_in(cls)
@@ -127,7 +130,8 @@ class _Work:
 
     def _declines(self, name: str, module: nn.Module, served_as: Any = None) -> bool:
         """Whether the policy leaves alone a module that could be served; the report says so."""
-        reason = self._why_not(module, served_as)
+        inside = next((reason for prefix, reason in self.left.items() if name.startswith(prefix)), None)
+        reason = self._why_not(module, served_as) or inside
         if reason is not None:
             self.left_alone.append(Entry(name, type(module).__name__, f'left alone by policy "fastest": {reason}'))
         return reason is not None

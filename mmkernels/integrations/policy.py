@@ -11,6 +11,11 @@ from mmkernels import _native
 
 POLICIES = ("mmkernels", "fastest")
 
+PADDING_LEFT_OUT = (
+    "in evaluation torch leaves padded tokens out of the whole encoder, and with a quarter of them padding mmkernels "
+    "runs at 0.82 to 0.87 x its speed"
+)
+
 _MEASURED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MEASURED_ISAS = ("avx512bf16", "avx512", "avx2")
 

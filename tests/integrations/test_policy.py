@@ -21,9 +21,24 @@ def left_alone(report):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_on_the_cpu_it_serves_what_the_other_policy_serves(dtype):
-    wanted = mmk.patch(encoder(dtype=dtype)).replaced
-    report = mmk.patch(encoder(dtype=dtype), policy="fastest")
+    wanted = mmk.patch(encoder(dtype=dtype).train()).replaced
+    report = mmk.patch(encoder(dtype=dtype).train(), policy="fastest")
     assert report.replaced == wanted and len(wanted) == 4 and not report.skipped
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_encoder_that_leaves_padding_out_is_left_alone_in_evaluation(inside):
+    model, beside = encoder(), nn.MultiheadAttention(16, 4, batch_first=True)
+    if inside:
+        model = nn.ModuleDict({"encoder": model, "beside": beside})
+    classes = [type(part) for part in model.modules()]
+    report = mmk.patch(model, policy="fastest")
+    assert len(left_alone(report)) == 4 and all(
+        "leaves padded tokens out" in note for note in left_alone(report).values()
+    )
+    assert [entry.name for entry in report.replaced] == (["beside"] if inside else [])
+    assert sum(type(part) is not cls for part, cls in zip(model.modules(), classes, strict=True)) == inside
+    assert (model["encoder"] if inside else model).use_nested_tensor
 
 
 @pytest.mark.parametrize(
