@@ -72,11 +72,11 @@ def rows(arch: str, dtype: str, dim: int) -> Iterator[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """For people."""
-    lines = ["arch   D    kernel                   slots/kFLOP  share   regs  spilled  shared  warps  tile"]
+    lines = ["arch   D    kernel                     slots/kFLOP  share   regs  spilled  shared  warps  tile"]
     for row in records:
         steady = row.get("steady", {"slots_per_kflop": 0.0, "share": 0.0})
         lines.append(
-            f"{row['arch']:<7}{row['dim']:<5}{row['kernel']:<25}{steady['slots_per_kflop']:<13.2f}{steady['share']:<8.1%}"
+            f"{row['arch']:<7}{row['dim']:<5}{row['kernel']:<27}{steady['slots_per_kflop']:<13.2f}{steady['share']:<8.1%}"
             f"{row['registers']:<6}{row['spilled']:<9}{row['shared']:<8}{row['warps']!s:<7}{row['tile']}"
         )
     return "\n".join(lines)
