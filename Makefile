@@ -8,7 +8,8 @@
 #   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
 #
 # Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
-# SASS_ARGS (more arguments of tools/machine_code), WHEEL_ARGS (of tools/wheels.py), GPU_ARGS (of tools/gpu_check.py).
+# SASS_ARGS (more arguments of tools/machine_code), TRITON_ARGS (of tools/triton_code), WHEEL_ARGS (of tools/wheels.py),
+# GPU_ARGS (of tools/gpu_check.py).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +23,7 @@ CPP = $(shell git ls-files --cached --others --exclude-standard 'csrc/*.h' 'csrc
 INSTALLED := $(VENV)/installed
 
 .PHONY: help venv build build-cuda build-test-module build-emulator demo test test-all test-vision test-nightly gpu-check lint house \
-        format sanitize sass sass-check wheel wheel-cuda test-wheel clean
+        format sanitize sass sass-check triton-code wheel wheel-cuda test-wheel clean
 
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
@@ -150,6 +151,10 @@ sass: venv
 
 sass-check: venv
 	$(PY) -m tools.machine_code --compare $(MACHINE_CODE) $(SASS_ARGS)
+
+# docs/kernels/attention-triton.md; all entries take the better part of an hour.
+triton-code: venv
+	$(PY) -m tools.triton_code --json docs/benchmarks/triton_code.json $(TRITON_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info mmkernels/*.so .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -55,13 +55,22 @@ def test_compiled(entry):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_kept_figures_are_of_these_tables(arch):
-    """Every entry in bf16 and fp32 has been compiled, with the tile that the table has now, and without a fault."""
-    for entry in entries(arch=[arch], dtype=["bf16", "fp32"]):
-        own = kept_rows(entry)
-        assert {row["kernel"] for row in own} == {launch.name for launch in entry.launches}, entry
-        assert {row["tile"] for row in own} == {tile_of(launch) for launch in entry.launches}, entry
-    wrong = [row for row in KEPT["kernels"] if row["arch"] == arch and faults(row)]
-    assert not wrong
+    """Of every entry that has been compiled: the kernels and tiles that it has now, and no fault."""
+    rows = [row for row in KEPT["kernels"] if row["arch"] == arch]
+    found: dict[Entry, set[tuple[str, str]]] = {}
+    for row in rows:
+        found.setdefault(Entry(*(row[name] for name in Entry._fields)), set()).add((row["kernel"], row["tile"]))
+    for entry, kernels in found.items():
+        assert kernels == {(launch.name, tile_of(launch)) for launch in entry.launches}, entry
+    assert not [(row["kernel"], row["tile"], faults(row)) for row in rows if faults(row)]
+    assert {entry for entry in entries(arch=[arch]) if wanted_in_file(entry)} <= set(found)
+
+
+def wanted_in_file(entry):
+    """All of the two ops that are quick to compile; of attention, what is used most."""
+    return entry.op != "attention" or (entry.dtype, entry.dim, entry.call) in {
+        ("bf16", 64, "plain"), ("bf16", 64, "long"), ("bf16", 64, "general"),
+    }  # fmt: skip
 
 
 def test_faults():

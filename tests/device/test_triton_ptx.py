@@ -12,7 +12,7 @@ from bench.attention.inputs import Inputs
 from tests import plain
 from tests.device.test_attention_forward import operands
 from tests.device.triton_interpreter import interpreted
-from tests.tolerance import Expectation
+from tests.tolerance import Expectation, same_bits
 
 pytest.importorskip("triton", reason="triton is not installed")
 from mmkernels.ops.attention.triton_kernels import host, tables
@@ -70,6 +70,21 @@ def test_split_keys():
     inputs = Inputs("attention", *operands(5, [150], torch.bfloat16, heads=2, heads_k=1, dim=32))
     for processors in (0, 64):
         check(inputs, backward=False, processors=processors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_few_rows_have_the_bits_of_many(arch):
+    """The table's two tiles for plain calls: their layouts must sum a row in the same order."""
+    inputs = Inputs("attention", *operands(20, [75], torch.bfloat16, heads=1, dim=64))
+    found = []
+    for size in ("few", "many"):
+        tile = tables.tile(arch, "forward", torch.bfloat16, 64, size)
+        with in_ptx(host, tables=tables, arch=arch, tile=tile), interpreted(host):
+            found.append(plain.run(inputs, "triton", None))
+    assert tables.tile(arch, "forward", torch.bfloat16, 64, "few") != tile
+    for name, tensor in found[0].items():
+        same_bits(name, tensor, found[1][name])
 
 
 @pytest.mark.slow

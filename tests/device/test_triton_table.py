@@ -36,12 +36,15 @@ def test_unknown_devices_are_served_by_what_asks_least(arch, served):
     assert known(arch) == served
 
 
-def test_numbers_of_a_call_do_not_choose_its_tile():
-    """Batch, heads and lengths decide how many programs there are, and nothing that decides bits."""
-    plans = set()
+def test_numbers_of_a_call_choose_nothing_that_decides_bits():
+    """Batch, heads and lengths: how many programs, and whether few rows have the lower tile of the same layout."""
+    plans = []
     for rows, batch in ((1, 1), (64, 3), (65, 1), (5000, 2)):
         query, key = (torch.empty(batch, 4, n, 64, dtype=torch.float16, device="meta") for n in (rows, 3 * rows))
         call = Lowered(query, [key], [key])
         plan = host.plan_rows(call, host.calls.described(call), host.Device("sm_80", 100), "forward")
-        plans.add(plan.tile)
-    assert len(plans) == 1
+        plans.append(plan.tile)
+    assert plans[0] == plans[1] and plans[2] == plans[3]
+    few, many = plans[0], plans[3]
+    assert (few.keys, few.chunk) == (many.keys, many.chunk)
+    assert few.height // few.warps == many.height // many.warps == 16

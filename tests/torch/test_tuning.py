@@ -132,13 +132,14 @@ def test_newer_entries_replace_older_ones():
     ],
 )
 def test_entries_that_are_refused(mine, message):
+    before = forward_tile()
     with pytest.raises(ValueError, match=message):
         user_tiles.merged("attention", "sm_90", shipped("attention"), mine)
     with user_tiles.trial({"sm_90": {"attention": mine}}):
         if mine:
             with pytest.warns(RuntimeWarning, match="the tiles that were tuned here are not used: sm_90: "):
-                assert forward_tile().height == 64
-        assert forward_tile().height == 64  # the shipped table serves, and says so once
+                assert forward_tile() == before
+        assert forward_tile() == before  # the shipped table serves, and says so once
 
 
 def test_rows_of_a_fusion_are_refused():
@@ -159,10 +160,10 @@ def file(tmp_path, monkeypatch):
 
 def test_file(file):
     before = forward_tile()
-    user_tiles.write(file, forward_table(height=128, warps=4))
+    user_tiles.write(file, forward_table(height=64, warps=4))
     assert forward_tile() == before  # read once
     user_tiles.forget()
-    assert forward_tile() == before._replace(height=128, warps=4)
+    assert forward_tile() == before._replace(height=64, warps=4)
     assert forward_tile("general") != forward_tile()
     assert [each.name for each in file.parent.iterdir()] == ["tiles.json"]
 

@@ -16,13 +16,15 @@ from tools.machine_code.sass import parse
 from .account import usage
 from .ahead import Launch, target_of
 from .sweep import DTYPES, Entry, tile_of
-from .textbook import textbook
+from .textbook import textbook, textbook_described
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+DESCRIBED = ("sm_90", "sm_100")
+"""Those on which the textbook's loop is read with tensor descriptors too."""
 
 
 def launches(arch: str, dtype: str, dim: int) -> Iterator[tuple[str, Launch]]:
-    """Ours, plain calls; the textbook's with its own tile, and with that of our forward."""
+    """Ours, plain calls; the textbook's with its own tile, with that of our forward, and with tensor descriptors."""
     forward = None
     for call in ("long", "plain"):
         for launch in Entry("attention", arch, dtype, dim, call).launches:
@@ -34,6 +36,8 @@ def launches(arch: str, dtype: str, dim: int) -> Iterator[tuple[str, Launch]]:
     shape = tuple(forward.options[name] for name in ("HEIGHT", "KEYS", "num_warps", "num_stages"))
     yield "textbook", textbook(DTYPES[dtype], dim)
     yield "textbook with our tile", textbook(DTYPES[dtype], dim, shape)
+    if arch in DESCRIBED:
+        yield "textbook with descriptors", textbook(DTYPES[dtype], dim, kernel=textbook_described)
 
 
 def figures(launch: Launch, arch: str) -> Kernel:
@@ -68,11 +72,11 @@ def rows(arch: str, dtype: str, dim: int) -> Iterator[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """For people."""
-    lines = ["arch   D    kernel                   slots/kFLOP  share   regs  spilled  shared  warps  tile"]
+    lines = ["arch   D    kernel                     slots/kFLOP  share   regs  spilled  shared  warps  tile"]
     for row in records:
         steady = row.get("steady", {"slots_per_kflop": 0.0, "share": 0.0})
         lines.append(
-            f"{row['arch']:<7}{row['dim']:<5}{row['kernel']:<25}{steady['slots_per_kflop']:<13.2f}{steady['share']:<8.1%}"
+            f"{row['arch']:<7}{row['dim']:<5}{row['kernel']:<27}{steady['slots_per_kflop']:<13.2f}{steady['share']:<8.1%}"
             f"{row['registers']:<6}{row['spilled']:<9}{row['shared']:<8}{row['warps']!s:<7}{row['tile']}"
         )
     return "\n".join(lines)

@@ -164,19 +164,23 @@ def chunk_state(
     row_max = tl.full((HEIGHT,), float("-inf"), tl.float32)
     row_sum = tl.zeros((HEIGHT,), tl.float32)
     total = tl.zeros((HEIGHT, PADDED_V), tl.float32)
-    row_max, row_sum, total = add_seen_blocks(
-        row_max, row_sum, total, low, full_low, query, source, rows, start, stop, mask, dense, bias, dropout, scale,
-        softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
-    )  # fmt: skip
     if BIAS == NONE:
-        for first in range(full_low, full_high, KEYS):
-            row_max, row_sum, total = add_block(
-                row_max, row_sum, total, query, source, first, rows, start, stop, mask, dense, bias, dropout, scale,
-                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, True,
+        for part in range(2):  # what is seen in part and then whole; then what is seen in part behind it
+            row_max, row_sum, total = add_seen_blocks(
+                row_max, row_sum, total, tl.where(part == 0, low, full_high), tl.where(part == 0, full_low, high),
+                query, source, rows, start, stop, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V, PADDED,
+                PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
             )  # fmt: skip
+            for first in range(tl.where(part == 0, full_low, full_high), full_high, KEYS):
+                row_max, row_sum, total = add_block(
+                    row_max, row_sum, total, query, source, first, rows, start, stop, mask, dense, bias, dropout,
+                    scale, softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION,
+                    PACK, True,
+                )  # fmt: skip
+    else:
         row_max, row_sum, total = add_seen_blocks(
-            row_max, row_sum, total, full_high, high, query, source, rows, start, stop, mask, dense, bias, dropout,
-            scale, softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+            row_max, row_sum, total, low, high, query, source, rows, start, stop, mask, dense, bias, dropout, scale,
+            softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
         )  # fmt: skip
     return row_max, row_sum, total
 
@@ -226,6 +230,20 @@ def write_rows(
 # ---- kernels ----
 
 
+@triton.jit
+def found_again(shape, place, rows, slot, tiles, pack, HEIGHT: tl.constexpr, PACK: tl.constexpr):
+    """The place and rows of a tile, made anew from its number: what is kept since the start costs registers in between.
+
+    The number must come with a sum of 0 of which the compiler does not know it (`chunk >> 30`). Packed sequences would
+    have to be searched for: they keep theirs.
+    """
+    if shape.cu_q is not None:
+        return place, rows
+    else:
+        again = query_place(shape, slot, tiles, pack, HEIGHT)
+        return again, tile_rows(again, pack, HEIGHT, PACK)
+
+
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
 def attention_forward(
     out, lse, states, query, segments, lengths, offsets, mask, bias, dropout, shape, scale, softcap,
@@ -259,20 +277,24 @@ def attention_forward(
         if VARLEN:
             chunks = tl.where(place.len_q > 0, tl.cdiv(place.len_k, CHUNK), 0)
         for chunk in range(chunks):
+            slot = program + (chunk >> 30)
+            own, own_rows = found_again(shape, place, rows, slot, tiles, pack, HEIGHT, PACK)
             row_max, row_sum, total = chunk_state(
-                query_rows, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
-                DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+                query_rows, segments, lengths, offsets, mask, bias, dropout, shape, own, own_rows, chunk, scale,
+                softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
             )  # fmt: skip
             tl.debug_barrier()  # the state before has been stored by all threads
-            max_before, sum_before, total_before = load_state(states, program, chunk * HEIGHT, HEIGHT, PADDED_V)
+            max_before, sum_before, total_before = load_state(states, slot, chunk * HEIGHT, HEIGHT, PADDED_V)
             row_max, row_sum, total = merge(
                 max_before, sum_before, total_before, row_max, row_sum, total, UNIT
             )  # fmt: skip
             tl.debug_barrier()  # and been read
-            store_state(states, program, row_max, row_sum, total, HEIGHT, PADDED_V)
+            store_state(states, slot, row_max, row_sum, total, HEIGHT, PADDED_V)
         tl.debug_barrier()
         row_max, row_sum, total = load_state(states, program, chunks * HEIGHT, HEIGHT, PADDED_V)
     if not SPLIT:
+        slot = program % programs + (chunks >> 30)
+        place, rows = found_again(shape, place, rows, slot, tiles, pack, HEIGHT, PACK)
         write_rows(out, lse, place, rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED, VARLEN)
 
 

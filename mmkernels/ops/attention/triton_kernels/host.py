@@ -61,7 +61,7 @@ def plan_rows(call: Lowered, described: calls.Call, device: Device, op: str) -> 
     pack = shape.group if few else 1
     tiles = -(-shape.len_q * pack // tile.height) + (shape.batch if packed else 0)
     programs = tiles * (shape.heads // pack) * (1 if packed else shape.batch)
-    # As many as the longest packed sequence may have, which the host does not know: programs beyond its end have no key.
+    # Of packed sequences, as many as the longest may have, which the host does not know.
     chunks = calls.total_chunks(described.lengths, tile.chunk)
     splits = op == "forward" and 1 < chunks and programs < device.processors
     splits = splits and not (packed and chunks > MOST_PACKED_CHUNKS)
