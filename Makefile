@@ -28,7 +28,7 @@ INSTALLED := $(VENV)/installed
 help:
 	@sed -n 's/^#  *make/make/p' $(MAKEFILE_LIST)
 	@echo "others:         venv build build-cuda build-test-module build-emulator test-nightly lint format"
-	@echo "                sanitize sass-check clean"
+	@echo "                sanitize sass-check triton-code clean"
 
 # ---- environment and build ----
 
