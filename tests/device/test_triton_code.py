@@ -75,8 +75,7 @@ def known(row):
 
 def wanted_in_file(entry):
     """All of the two ops that are quick to compile; of attention, what is used most."""
-    used = entry.dim < 256 and entry.call in ("plain", "long", "few", "general")
-    return entry.op != "attention" or (entry.dtype == "bf16" and used)
+    return entry.op != "attention" or (entry.dtype == "bf16" and entry.call in ("plain", "long", "few", "general"))
 
 
 def test_faults():
