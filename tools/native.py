@@ -23,7 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools import cuda
-from tools.ninja_rules import ROOT, Build, BuildError, torch_folder, words
+from tools.machine import ROOT, BuildError, torch_folder, words
+from tools.ninja_rules import Build
 
 LIBRARY = "_C.abi3.so"
 CUDA_LIBRARY = "_cuda.abi3.so"
@@ -158,7 +159,7 @@ def cuda_library(output: Path | None = None) -> Build:
         link=link,
         nvcc=cuda.nvcc_command(toolkit),
         stubs={"libtorch_cuda.so": ROOT / "tools" / "libtorch_cuda.cpp"},
-        job_memory=cuda.JOB_MEMORY,
+        job_memory=cuda.job_memory(),
     )
     for source in sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu")):
         build.add(source, cuda.nvcc_flags(toolkit, architectures))

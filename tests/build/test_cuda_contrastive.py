@@ -10,7 +10,7 @@ from mmkernels.ops.contrastive import cuda
 from tests.build.objects import cpu_objects
 from tests.contrastive.naive import KINDS, POSITIVES, Case
 from tests.contrastive.rule import Expectation
-from tools import native, ninja_rules
+from tools import machine, native, ninja_rules
 
 pytestmark = [
     pytest.mark.skipif(not _native.loaded, reason=f"no native library: {_native.why_not_loaded}"),
@@ -24,12 +24,13 @@ ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 def double():
     """The ops with their double, and CPU tensors sent to the kernels registered for GPUs."""
     objects = cpu_objects()
-    torch_folder = ninja_rules.torch_folder()
+    torch_folder = machine.torch_folder()
     flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", f"-I{native.ROOT / 'csrc'}"]
     folder = native.ROOT / "build" / "tests-cuda-contrastive"
     link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
     build = ninja_rules.Build(folder=folder, output=folder / "double.so", link=link)
-    for source in ("csrc/ops/cuda/contrastive.cpp", "tests/build/contrastive_double.cpp", "tests/build/stream_double.cpp"):
+    doubles = ("tests/build/contrastive_double.cpp", "tests/build/stream_double.cpp")
+    for source in ("csrc/ops/cuda/contrastive.cpp", *doubles):
         build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
     torch.ops.load_library(str(build.run()))
     entries = torch.library.Library("mmkernels_cuda", "IMPL")

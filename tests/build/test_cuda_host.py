@@ -12,11 +12,11 @@ from bench.attention.problems import PROBLEMS, Problem
 from mmkernels import _native, _native_cuda, backend
 from mmkernels.ops.attention import cpu, cuda
 from mmkernels.ops.attention.lowered import Lowered
-from tests.build.objects import cpu_objects
 from tests.backends import dtypes
+from tests.build.objects import cpu_objects
 from tests.conformance.test_empty_rows import MASKS, make
 from tests.tolerance import Expectation, check_call
-from tools import native, ninja_rules
+from tools import machine, native, ninja_rules
 
 pytestmark = [
     pytest.mark.skipif(not _native.loaded, reason=f"no native library: {_native.why_not_loaded}"),
@@ -29,7 +29,7 @@ ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 def double():
     """The library with its double, and CPU tensors sent to the kernels registered for GPUs."""
     objects = cpu_objects()
-    torch_folder = ninja_rules.torch_folder()
+    torch_folder = machine.torch_folder()
     flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", '-DMMK_CUDA_ARCHITECTURES="8.0"', f"-I{native.ROOT / 'csrc'}"]
     build = ninja_rules.Build(
         folder=native.ROOT / "build" / "tests-cuda",
