@@ -37,7 +37,8 @@ COMPILED_ONCE = ("dispatch.cpp",)
 AVX512 = [
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
-    *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC raises them in its own intrinsics (bug 105593)
+    # GCC raises them in its own intrinsics (bug 105593); clang does not know the first
+    *("-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 ]
 X86_ISAS = {
     "baseline": ["-march=x86-64"],
