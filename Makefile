@@ -8,7 +8,7 @@
 #   make gpu-check  on a machine with a GPU: conformance, sanitizer, benchmarks, one report
 #
 # Variables: PYTHON, VENV, TORCH_INDEX_URL (an index to take torch from), WORKERS (test processes), PYTEST_ARGS, MAX_JOBS,
-# SASS_ARGS (more arguments of tools/machine_code), WHEEL_ARGS (of tools/wheels.py).
+# SASS_ARGS (more arguments of tools/machine_code), WHEEL_ARGS (of tools/wheels.py), GPU_ARGS (of tools/gpu_check.py).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -67,9 +67,12 @@ test-all: build build-test-module build-emulator
 test-nightly: build build-test-module build-emulator
 	$(PYTEST) -m nightly
 
-# On a machine with a GPU and a CUDA torch; fails where nothing ran on one. docs/testing.md
-gpu-check: build build-cuda
-	$(PY) -m tools.gpu_check
+# On a machine with a GPU and a CUDA torch; fails where nothing ran on one. It builds the CUDA library for that GPU.
+# GPU_ARGS: more arguments (--quick --minutes 9). docs/testing.md
+GPU_ARGS ?=
+
+gpu-check: build
+	$(PY) -m tools.gpu_check $(GPU_ARGS)
 
 # ---- wheels ----
 

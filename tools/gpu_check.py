@@ -1,35 +1,81 @@
-"""What only a machine with a GPU can say: conformance, memory checks and speed of the cuda backend, in one report.
+"""What only a machine with a GPU can say: conformance, memory checks and speed of the GPU backends, in one report.
 
-    python -m tools.gpu_check [--quick] [--out FOLDER]
+    python -m tools.gpu_check [--quick] [--minutes N] [--out FOLDER]
 
-Writes FOLDER/<device>.json and .txt (docs/benchmarks/gpu). The exit status is 0 only if tests really ran on a CUDA
-device: at least LEAST of them passed and launched kernels there, none failed, and every step that could run did.
+Builds the CUDA library for the device that is here, unless MMKERNELS_CUDA_ARCHS says otherwise. Writes
+FOLDER/<device>.json and .txt (docs/benchmarks/gpu) after every step, so that a run that is cut short leaves what it
+found. The exit status is 0 only if the suites of the cuda backend really ran on a CUDA device: in each at least so many
+tests passed and launched kernels there, none failed, and every step that could run did, and came to its end.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/conformance/test_cuda_on_gpu.py",)
-LEAST = 150
-"""Tests that must have launched kernels: the named problems in three dtypes alone are more."""
-SANITIZED = "empty_rows or clamped or head_dims"
+Report = dict[str, Any]
 
 
-def read_tests(junit: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Suite:
+    """Tests of one backend in one file, and how many of them must have launched kernels."""
+
+    file: str
+    backend: str
+    least: int
+
+    def why_not(self) -> str | None:
+        """Why it need not run: the cuda backend's always must."""
+        from mmkernels import _triton
+
+        return _triton.why_not_here() if self.backend == "triton" else None
+
+
+ATTENTION = "tests/conformance/test_attention_on_gpu.py"
+FUSION = "tests/fusion/test_fusion_on_gpu.py"
+CONTRASTIVE = "tests/contrastive/test_contrastive_on_gpu.py"
+SUITES = {
+    "primitives": Suite("tests/device/test_primitives_on_gpu.py", "", 20),
+    **{
+        f"{backend} {op}": Suite(file, backend, least)
+        for backend in ("cuda", "triton")
+        for op, file, least in (
+            ("attention", ATTENTION, 150),
+            ("concat_fusion", FUSION, 60),
+            ("contrastive_loss", CONTRASTIVE, 60),
+        )
+    },
+}
+QUICK = "float16 and not bfloat16"
+"""Triton compiles a kernel for each form: a quick run has those of one dtype."""
+QUICK_LEAST = 4
+"""A quick run of such a suite must have launched a fourth of `least`."""
+SANITIZED = "cuda and not bfloat16 and not float32 and (clamped or empty_rows or head_dims or test_form or test_size)"
+SANITIZED_QUICK = "cuda and not bfloat16 and not float32 and (clamped or empty_rows or 31 or layer or 513)"
+"""Each takes some seconds there."""
+MEMORY_CHECKS = ("memcheck", "racecheck", "synccheck", "initcheck")
+
+
+# ---- reading ----
+
+
+def read_tests(junit: Path) -> Report:
     """What the tests' report says: how many ran on a device, on which, and which ones failed."""
-    found: dict[str, Any] = {"on_gpu": 0, "launches": 0, "passed": 0, "skipped": 0, "failed": [], "devices": []}
+    found: Report = {"on_gpu": 0, "launches": 0, "passed": 0, "skipped": 0, "failed": [], "devices": []}
     for case in ElementTree.parse(junit).iter("testcase") if junit.exists() else ():
         name = f"{case.get('classname')}::{case.get('name')}"
         outcomes = {child.tag for child in case}
@@ -49,75 +95,182 @@ def read_tests(junit: Path) -> dict[str, Any]:
     return found
 
 
-def verdict(report: dict[str, Any]) -> list[str]:
+def verdict(report: Report) -> list[str]:
     """Sentences that say why the check has not passed; none if it has."""
     faults = []
-    tests = report["tests"]
     if report["device"] is None:
         faults.append(f"no CUDA device: {report['why_not']}")
-    if tests["on_gpu"] < LEAST:
-        faults.append(f"{tests['on_gpu']} tests launched kernels on a CUDA device, at least {LEAST} must")
-    if tests["failed"]:
-        faults.append(f"{len(tests['failed'])} tests failed, the first: {tests['failed'][0]}")
-    if report["device"] is not None and tests["devices"] != [report["device"]["name"]]:
-        faults.append(f"the tests ran on {tests['devices']}, not on {report['device']['name']}")
-    for step in ("sanitizer", "benchmark"):
-        state = report[step]
+    for name, suite in SUITES.items():
+        faults += [f"{name}: {fault}" for fault in _faults_of_tests(report, suite, report["suites"].get(name))]
+    for name, state in report["steps"].items():
         if state["status"] not in (0, None):
-            faults.append(f"the {step} failed with status {state['status']}")
+            faults.append(f"{name}: {state['why']}")
+    if "benchmark" not in report["steps"]:
+        faults.append("the check did not come to its end")
     return faults
 
 
-def text_of(report: dict[str, Any]) -> str:
+def _faults_of_tests(report: Report, suite: Suite, found: Report | None) -> list[str]:
+    if found is None:
+        return ["not run"]
+    if found.get("why"):
+        return []  # a backend that is not installed
+    faults = []
+    least = suite.least // QUICK_LEAST if report["quick"] and suite.backend == "triton" else suite.least
+    if found["on_gpu"] < least:
+        faults.append(f"{found['on_gpu']} tests launched kernels on a CUDA device, at least {least} must")
+    if found["failed"]:
+        faults.append(f"{len(found['failed'])} tests failed, the first: {found['failed'][0]}")
+    if report["device"] is not None and found["devices"] != [report["device"]["name"]]:
+        faults.append(f"the tests ran on {found['devices']}, not on {report['device']['name']}")
+    return faults
+
+
+def text_of(report: Report) -> str:
     """The report for people."""
-    device, tests = report["device"], report["tests"]
+    device = report["device"]
     lines = [f"{report['date']}  mmkernels {report['commit']}  torch {report['torch']}"]
     if device is not None:
         lines.append(f"{device['name']}, compute capability {device['capability']}; library for {device['library']}")
-    lines.append(
-        f"tests: {tests['on_gpu']} launched kernels ({tests['launches']} launches), {tests['passed']} passed, "
-        f"{tests['skipped']} skipped, {len(tests['failed'])} failed"
-    )
-    lines += [f"  failed: {name}" for name in tests["failed"]]
-    for step in ("sanitizer", "benchmark"):
-        state = report[step]
-        lines.append(f"{step}: {'passed' if state['status'] == 0 else state['why']}")
-    faults = report["faults"]
-    lines += [f"NOT PASSED: {fault}" for fault in faults] or ["PASSED"]
+    for name, found in report["suites"].items():
+        if found.get("why"):
+            lines.append(f"{name}: not run, {found['why']}")
+            continue
+        lines.append(
+            f"{name}: {found['on_gpu']} tests launched kernels ({found['launches']} calls), {found['passed']} passed, "
+            f"{found['skipped']} skipped, {len(found['failed'])} failed"
+        )
+        lines += [f"  failed: {failed}" for failed in found["failed"]]
+    lines += [f"{name}: {state['why']}, {state.get('seconds', 0)} s" for name, state in report["steps"].items()]
+    lines += [f"NOT PASSED: {fault}" for fault in report["faults"]] or ["PASSED"]
     return "\n".join(lines) + "\n"
 
 
-def check(quick: bool, out: Path) -> int:
-    """Runs every step, writes the report, returns the exit status."""
-    work = ROOT / "build" / "gpu-check"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    report: dict[str, Any] = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "commit": _commit()}
-    report |= _device()
-    missing = {"status": None, "why": "not run: no CUDA device"}
-    report |= {"sanitizer": missing, "benchmark": missing}
-    report["tests"] = _tests(work / "tests.xml")
-    if report["device"] is not None:
-        report["sanitizer"] = _sanitizer(quick)
-        report["benchmark"] = _benchmark(work / "bench.json", quick)
-    report["faults"] = verdict(report)
-    name = "none" if report["device"] is None else report["device"]["name"]
-    stem = re.sub(r"\W+", "-", name).strip("-").lower()
-    folder = out if report["device"] is not None else work  # a machine without a GPU has nothing to record
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / f"{stem}.txt").write_text(text_of(report))
-    print(f"\n{text_of(report)}report: {folder / stem}.json and .txt")
-    return 1 if report["faults"] else 0
+# ---- running ----
 
 
-def _device() -> dict[str, Any]:
+class Check:
+    """One run: its report, and the time that is left."""
+
+    def __init__(self, quick: bool, minutes: float, out: Path) -> None:
+        self.quick, self.out = quick, out
+        self.end = time.monotonic() + 60 * minutes
+        self.work = ROOT / "build" / "gpu-check"
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.report: Report = {"date": date, "commit": _commit(), "quick": quick, "suites": {}, "steps": {}}
+
+    def run(self) -> int:
+        """Every step; the exit status."""
+        self.report |= {"torch": "", "device": None, "why_not": "not looked for"}
+        self._step("build", self._build())
+        self.report |= describe()
+        here = self.report["device"] is not None
+        for name, suite in SUITES.items() if here else ():
+            self._suite(name, suite)
+        for check in MEMORY_CHECKS[: 1 if self.quick else None]:
+            self._step(check, self._memory_check(check) if here else NO_DEVICE)
+        self._step("benchmark", self._benchmark(self.work / "bench.json") if here else NO_DEVICE)
+        print(f"\n{text_of(self.report)}report: {self._write()}.json and .txt")
+        return 1 if self.report["faults"] else 0
+
+    def _step(self, name: str, state: Report) -> None:
+        self.report["steps"][name] = state
+        self._write()
+
+    def _write(self) -> Path:
+        """The report so far, and where it stands without its ending."""
+        self.report["faults"] = verdict(self.report)
+        device = self.report["device"]
+        folder = self.work if device is None else self.out  # a machine without a GPU has nothing to record
+        stem = re.sub(r"\W+", "-", "none" if device is None else device["name"]).strip("-").lower()
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, text in ((".json", json.dumps(self.report, indent=1) + "\n"), (".txt", text_of(self.report))):
+            unfinished = folder / f"{stem}{ending}.unfinished"
+            unfinished.write_text(text)
+            os.replace(unfinished, folder / f"{stem}{ending}")
+        return folder / stem
+
+    def _command(self, command: list[str], **environment: str) -> Report:
+        """Runs it to its end or until the time is up."""
+        print(f"\n==== {' '.join(command)}", flush=True)
+        begin = time.monotonic()
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True)
+        try:
+            status = process.wait(max(self.end - begin, 1.0))
+            why = f"failed with status {status}" if status else "passed"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
+            status, why = -1, "was stopped: the time of the check is up (--minutes)"
+        return {"status": status, "why": why, "seconds": round(time.monotonic() - begin)}
+
+    def _build(self) -> Report:
+        import torch
+
+        from tools import cuda
+        from tools.ninja_rules import BuildError
+
+        if not torch.cuda.is_available():
+            return NO_DEVICE
+        try:
+            cuda.find_toolkit()
+        except BuildError as error:
+            return {"status": None, "why": f"not built here, the library that is there was taken: {error}"}
+        major, minor = torch.cuda.get_device_capability()
+        wanted = os.environ.get("MMKERNELS_CUDA_ARCHS") or f"{major}.{minor}"
+        return self._command([sys.executable, "tools/native.py", "cuda"], MMKERNELS_CUDA_ARCHS=wanted)
+
+    def _suite(self, name: str, suite: Suite) -> None:
+        if why := suite.why_not():
+            self.report["suites"][name] = {"why": why}
+            return
+        junit = self.work / f"{name.replace(' ', '-')}.xml"
+        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={junit}", "-o", "junit_family=xunit1"]
+        quick = self.quick and suite.backend == "triton"
+        if words := [suite.backend] * bool(suite.backend) + [QUICK] * quick:
+            options += ["-k", " and ".join(words)]
+        if importlib.util.find_spec("xdist"):
+            options += ["-n", str(min(8, os.cpu_count() or 1))]  # the fp64 reference takes most of the time
+        state = self._command([sys.executable, "-m", "pytest", *options, suite.file])
+        found = read_tests(junit) | {"seconds": state["seconds"]}
+        if state["status"] not in (0, 1):
+            found["failed"].append(f"pytest itself {state['why']}")
+        self.report["suites"][name] = found
+        self._write()
+
+    def _memory_check(self, check: str) -> Report:
+        tool = shutil.which("compute-sanitizer")
+        if tool is None:
+            return {"status": None, "why": "not run: compute-sanitizer is not on the PATH"}
+        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        pytest += ["-k", SANITIZED_QUICK if self.quick else SANITIZED]
+        watched = [tool, f"--tool={check}", "--error-exitcode=9", "--target-processes=all"]
+        return self._command([*watched, *pytest, ATTENTION, FUSION, CONTRASTIVE])
+
+    def _benchmark(self, out: Path) -> Report:
+        minutes = min(2.0 if self.quick else 40.0, max((self.end - time.monotonic()) / 60 - 0.5, 0.5))
+        options = ["--device", "cuda", "--out", str(out), "--minutes", f"{minutes:.1f}", *["--quick"] * self.quick]
+        state = self._command([sys.executable, "-m", "bench", *options])
+        results = json.loads(out.read_text()) if out.exists() else None
+        if state["status"] == 0 and not results:
+            state |= {"status": 1, "why": "left no results"}
+        return state | {"results": results}
+
+
+NO_DEVICE: Report = {"status": None, "why": "not run: no CUDA device"}
+
+
+def describe() -> Report:
+    """torch and the device, or why there is none for the library."""
     import torch
 
     from mmkernels import _native_cuda
 
     why_not = _native_cuda.why_not_here()
-    found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "why_not": why_not, "device": None}
+    found: Report = {"torch": torch.__version__, "cuda": torch.version.cuda, "why_not": why_not, "device": None}
     if why_not is None:
         properties = torch.cuda.get_device_properties(0)
         found["device"] = {
@@ -130,60 +283,18 @@ def _device() -> dict[str, Any]:
     return found
 
 
-def _run(command: list[str]) -> int:
-    print(f"\n==== {' '.join(command)}", flush=True)
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
-
-
-def _tests(junit: Path) -> dict[str, Any]:
-    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={junit}", "-o", "junit_family=xunit1"]
-    status = _run([sys.executable, "-m", "pytest", *options, *TESTS])
-    found = read_tests(junit)
-    if status not in (0, 1):
-        found["failed"].append(f"pytest itself, with status {status}")
-    return found
-
-
-def _sanitizer(quick: bool) -> dict[str, Any]:
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        return {"status": None, "why": "not run: compute-sanitizer is not on the PATH"}
-    for check in ("memcheck",) if quick else ("memcheck", "racecheck", "synccheck", "initcheck"):
-        pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", SANITIZED, *TESTS]
-        status = _run([tool, f"--tool={check}", "--error-exitcode=9", "--target-processes=all", *pytest])
-        if status:
-            return {"status": status, "why": f"failed in {check}"}
-    return {"status": 0, "why": "passed"}
-
-
-def _benchmark(out: Path, quick: bool) -> dict[str, Any]:
-    options = [
-        "--device",
-        "cuda",
-        "--out",
-        str(out),
-        "--minutes",
-        "5" if quick else "40",
-        *(["--quick"] if quick else []),
-    ]
-    status = _run([sys.executable, "-m", "bench", *options])
-    results = json.loads(out.read_text()) if out.exists() else None
-    if status == 0 and not results:
-        return {"status": 1, "why": "left no results"}
-    return {"status": status, "why": "failed" if status else "passed", "results": results}
-
-
 def _commit() -> str:
     result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return result.stdout.strip() or "unknown"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="memcheck alone, twelve benchmarks")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="memcheck alone, Triton in fp16, twelve benchmarks")
+    parser.add_argument("--minutes", type=float, default=120.0, help="what is not done by then is not passed (120)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "gpu", help="folder of the report")
     args = parser.parse_args()
-    sys.exit(check(args.quick, args.out))
+    sys.exit(Check(args.quick, args.minutes, args.out).run())
 
 
 if __name__ == "__main__":

@@ -39,14 +39,19 @@ class Expectation:
         self.naive = _named(plain, gradients(plain, low, grad))
         self.terms, self.inner = absolute_sums(case, wide, grad.double(), self.call[0])
 
-    def run(self, backend: str | None) -> dict[str, Tensor]:
+    def run(self, backend: str | None, device: str = "cpu") -> dict[str, Tensor]:
         """The call's results, forward and backward."""
-        loss = fused(self.operands, *self.call, backend=backend)
-        return _named(loss, gradients(loss, self.operands, self.grad))
+        operands, (targets, *options) = self.operands, self.call
+        if device != "cpu":
+            operands = [None if t is None else t.detach().to(device).requires_grad_() for t in operands]
+            targets = None if targets is None else targets.to(device)
+        loss = fused(operands, targets, *options, backend=backend)
+        found = _named(loss, gradients(loss, operands, self.grad.to(device)))
+        return {name: tensor.cpu() for name, tensor in found.items()}
 
-    def check(self, backend: str | None) -> dict[str, Tensor]:
+    def check(self, backend: str | None, device: str = "cpu") -> dict[str, Tensor]:
         """Run the call on a backend and hold every result to the rule; returns the results."""
-        found = self.run(backend)
+        found = self.run(backend, device)
         faults = self.faults(found)
         assert not faults, "\n".join([*faults, repr(self.case)])
         return found

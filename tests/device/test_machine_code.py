@@ -158,6 +158,23 @@ def test_a_loop_in_a_function_that_is_called():
     assert loops_of(body) == {"0x30": 2}
 
 
+def test_a_call_of_a_block_is_a_jump():
+    """Taken for a call, it would make each of its targets an entry of its own, and no loop around it a natural one."""
+    body = f"""
+        .L_x_1:
+        {MMA}
+        .L_x_2:
+        FADD R1, R1, R2
+        @!P0 CALL.REL.NOINC `(.L_x_3)
+        BRA `(.L_x_2)
+        .L_x_3:
+        @P1 CALL.REL.NOINC `(.L_x_4)
+        BRA `(.L_x_1)
+        .L_x_4:
+        EXIT"""
+    assert loops_of(body) == {"0x0": 6, "0x10": 3}
+
+
 def test_two_entries_are_no_loop_of_either_header():
     """Blocks that jump to each other and can both be entered have no header that dominates the other."""
     body = f"""

@@ -88,9 +88,15 @@ class Operands:
         named = {f"inputs[{i}]": x for i, x in enumerate(self.inputs)}
         return named | {name: tensor for name, tensor in self.rest.items() if tensor is not None}
 
-    def to(self, dtype: torch.dtype) -> Operands:
+    def on(self, device: str) -> Operands:
+        """Themselves on the CPU."""
+        return self if device == "cpu" else self.to(device)
+
+    def to(self, what: torch.dtype | str) -> Operands:
+        """Copies of another dtype or on another device."""
+
         def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.detach().to(dtype).requires_grad_()
+            return None if tensor is None else tensor.detach().to(what).requires_grad_()
 
         return Operands([cast(x) for x in self.inputs], {name: cast(t) for name, t in self.rest.items()})
 

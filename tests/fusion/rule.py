@@ -42,14 +42,16 @@ class Expectation:
         self.naive = {"out": plain.detach(), **gradients(plain, low, grad)}
         self.terms, self.inner = absolute_sums(case, wide, grad.double(), self.dtype, rounded)
 
-    def run(self, backend: str | None) -> dict[str, Tensor]:
+    def run(self, backend: str | None, device: str = "cpu") -> dict[str, Tensor]:
         """The call's results, forward and backward."""
-        out = fused(self.case, self.operands, backend=backend)
-        return {"out": out.detach(), **gradients(out, self.operands, self.grad)}
+        operands = self.operands.on(device)
+        out = fused(self.case, operands, backend=backend)
+        found = {"out": out.detach(), **gradients(out, operands, self.grad.to(device))}
+        return {name: tensor.cpu() for name, tensor in found.items()}
 
-    def check(self, backend: str | None) -> dict[str, Tensor]:
+    def check(self, backend: str | None, device: str = "cpu") -> dict[str, Tensor]:
         """Run the call on a backend and hold every result to the rule; returns the results."""
-        found = self.run(backend)
+        found = self.run(backend, device)
         faults = self.faults(found)
         assert not faults, "\n".join([*faults, repr(self.case)])
         return found

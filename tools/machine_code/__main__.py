@@ -3,14 +3,13 @@
     python -m tools.machine_code [UNIT.cu ...] [--arch 80 86 ...] [--json FILE] [--compare FILE]
 
 Compiles every unit (csrc/cuda/launch/*.cu unless some are named) for every architecture and prints a table; --json
-keeps the figures, --compare exits with 1 if anything is worse than in a file kept earlier. docs/kernels/machine-code.md
-says what the figures mean.
+keeps the figures, --compare exits with 1 if anything is worse than in a file kept earlier. Without units named, --json
+leaves what it finds in its file of other architectures. docs/kernels/machine-code.md says what the figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -19,9 +18,10 @@ from pathlib import Path
 
 from .compare import compare
 from .disassemble import ARCHITECTURES, ROOT, ToolError, compile_all, demangled, nvcc_version, shorten
+from .kept import read_kept, write_kept
 from .launches import find_launches
 from .occupancy import LIMITS
-from .report import format_report, make_report, read_launches, write_report
+from .report import format_report, make_report, read_launches
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     if not units:
         sys.exit("error: there are no translation units under csrc/cuda/launch")
     try:
-        earlier = json.loads(args.compare.read_text()) if args.compare else None
+        earlier = read_kept(args.compare) if args.compare else None
         launches = read_launches(args.launches) if args.launches else []
         with tempfile.TemporaryDirectory() as folder:
             compiled = compile_all(units, args.arch, Path(folder), args.jobs, args.tools)
@@ -50,7 +50,7 @@ def main() -> int:
         sys.exit(f"error: {error}")
     print(format_report(report))
     if args.json:
-        write_report(report, args.json)
+        write_kept(report, args.json, add=not args.unit)
     if earlier is None:
         return 0
     found = compare(earlier, report)

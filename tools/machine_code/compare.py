@@ -15,7 +15,7 @@ SLACK = 1.02
 NONE_WANTED = ("spill_store_bytes", "spill_load_bytes", "local_accesses")
 
 Figures = dict[str, Any]
-"""A report as report.py writes it, or a part of one."""
+"""A report as report.py makes it or kept.py reads it, or a part of one."""
 
 
 @dataclass

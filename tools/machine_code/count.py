@@ -48,7 +48,7 @@ class HotLoop:
     whole: Pace
     steady: Pace
     mix: dict[str, int]
-    opcodes_of_work: dict[str, int]
+    """Instructions of the whole loop by class."""
     conditional: int
     """Guarded instructions, branches aside: whether they do anything is not known here."""
     waiting: int
@@ -127,7 +127,6 @@ def _describe(graph: Graph, loop: Loop, work: str, least: float | None) -> HotLo
         whole=_pace(whole, work),
         steady=_pace(steady, work),
         mix=dict(Counter(each.kind for each in whole)),
-        opcodes_of_work=dict(Counter(each.opcode for each in whole if each.kind == work)),
         conditional=sum(bool(each.guard) and each.kind not in ("nothing", "control") for each in whole),
         waiting=len(_code(graph, loop.waiting)),
         local_accesses=sum(each.kind == "local" for each in whole),

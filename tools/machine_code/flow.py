@@ -17,6 +17,7 @@ _PREDICATE = re.compile(r"!?U?P\d")
 _BARRIER = re.compile(r"\bB\d+\b")
 _JUMPS = ("BRA", "BRX", "BRXU", "JMP", "JMX")
 _ENDS = ("EXIT", "RET", "KILL")
+_LABEL_OF_A_BLOCK = ".L"
 
 # A loop of fewer instructions of work than this has none: a lone multiply-add in a copy loop makes no product.
 LEAST_WORK = {"matrix": 1, "multiply_add": 16}
@@ -47,7 +48,7 @@ def build_graph(listing: Listing) -> Graph:
     """Cut a kernel into basic blocks."""
     instructions, labels = listing.instructions, listing.labels
     nexts = _nexts(listing)
-    calls = (target for each in instructions if each.base == "CALL" for target in each.targets)
+    calls = (t for each in instructions if each.base == "CALL" and not _jumps_by_call(each) for t in each.targets)
     entries = {0, *(labels[target] for target in calls if labels.get(target, len(nexts)) < len(nexts))}
     leaders = set(entries)
     for i, after in enumerate(nexts):
@@ -82,7 +83,7 @@ def _nexts(listing: Listing) -> list[list[int]]:
             falls = bool(each.guard) or not jumps
         elif each.opcode.startswith(("BRA.DIV", "BRA.CONV")):  # the way of a diverged warp, never of a whole one
             jumps = []
-        elif each.base in _JUMPS:
+        elif each.base in _JUMPS or _jumps_by_call(each):
             falls = conditional
         elif each.base in _ENDS:
             jumps, falls = [], conditional
@@ -90,6 +91,11 @@ def _nexts(listing: Listing) -> list[list[int]]:
             jumps = []
         result.append(sorted({*jumps, *([i + 1] if falls and i + 1 < end else [])}))
     return result
+
+
+def _jumps_by_call(each: Instruction) -> bool:
+    """ptxas also leaves a loop by CALL, to a block of the same function, from which nothing returns."""
+    return each.base == "CALL" and any(target.startswith(_LABEL_OF_A_BLOCK) for target in each.targets)
 
 
 def reverse_postorder(successors: list[list[int]], root: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""One report of all kernels: the JSON that is kept and compared, and the table that is read."""
+"""One report of all kernels, and the table that is read; kept.py writes what stays of it."""
 
 from __future__ import annotations
 
@@ -39,20 +39,6 @@ def make_report(units: list[Unit], nvcc: str, launches: list[tuple[re.Pattern[st
                 name = f"{name} of {unit.source.name}"
             kernels.setdefault(name, {})[arch] = asdict(kernel)
     return {"nvcc": nvcc, "kernels": kernels, "compile_seconds": seconds}
-
-
-def write_report(report: Figures, path: Path) -> None:
-    """Sorted, so that two reports of the same code differ in their seconds alone; a line a kernel and architecture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kernels = [
-        f" {json.dumps(name)}: {{\n"
-        + ",\n".join(f'  "{arch}": {json.dumps(kernel[arch], sort_keys=True)}' for arch in sorted(kernel))
-        + "\n }"
-        for name, kernel in sorted(report["kernels"].items())
-    ]
-    seconds = json.dumps(report["compile_seconds"], indent=1, sort_keys=True)
-    head = f'{{\n"nvcc": {json.dumps(report["nvcc"])},\n"compile_seconds": {seconds},\n"kernels": {{\n'
-    path.write_text(head + ",\n".join(kernels) + "\n}\n}\n")
 
 
 def format_report(report: Figures) -> str:

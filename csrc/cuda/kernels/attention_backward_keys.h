@@ -6,7 +6,8 @@
 // A block of threads has a tile of keys of one segment, batch entry and key head, each warp 16 of them, and walks the
 // tiles of kQueries queries that see some of its keys, of every head that reads them. The roles of the query pass are
 // exchanged: rows of a fragment are keys, columns are queries, so that both second products find their left operand in
-// the registers where it was made. k and v are in shared memory, and a ring of two pairs of q and dO tiles.
+// the registers where it was made. k and v (where dk is wanted) are in shared memory, and a ring of two pairs of q and dO
+// tiles.
 //
 // Sums are made in chunks of kChunkRows rows of one head, and the chunks are added in order: of batch entries (where the
 // keys are broadcast along the batch), heads, rows. Sums so far rest in device memory. What the rows of a chunk see and
@@ -47,12 +48,14 @@ struct AttentionBackwardKeys {
   using Pairs = Accumulator<1, kQueries / 8>;
   using Gradient = Accumulator<1, kDim / 8>;
 
-  static constexpr int kRingBytes = 2 * KeyTile::kBytes + 4 * QueryTile::kBytes;
+  static constexpr int kOwnBytes = (kKey ? 2 : 1) * KeyTile::kBytes;  // without dk nothing asks for v
+  static constexpr int kRingBytes = kOwnBytes + 4 * QueryTile::kBytes;
   static constexpr int kStatisticsBytes = kRingBytes + 16 * kChunkRows;  // after what the rows see
   static constexpr int kPlaceBytes = kStatisticsBytes + 16 * kChunkRows + (8 * kWarps + 15) / 16 * 16;
   static constexpr int kInfoBytes = kPlaceBytes + 64;
   static constexpr int kAddendStride = kQueries + 8;
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * kRows * kAddendStride : 0);
+  static_assert(kSharedBytes <= 99 * 1024, "what a block may have on every architecture");
   static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
 
   const AttentionBackwardCall& call;
@@ -78,9 +81,7 @@ struct AttentionBackwardKeys {
   }
   MMK_DEVICE KeyTile key() const { return {memory}; }
   MMK_DEVICE KeyTile value() const { return {memory + KeyTile::kBytes}; }
-  MMK_DEVICE QueryTile query(int stage) const {
-    return {memory + (2 * KeyTile::kBytes + stage * 2 * QueryTile::kBytes)};
-  }
+  MMK_DEVICE QueryTile query(int stage) const { return {memory + (kOwnBytes + stage * 2 * QueryTile::kBytes)}; }
   MMK_DEVICE QueryTile grad_out(int stage) const { return {query(stage).base + QueryTile::kBytes}; }
   MMK_DEVICE Shared info_at(int row) const { return memory + (kRingBytes + 16 * row); }
   MMK_DEVICE Shared statistics_at(int row) const { return memory + (kStatisticsBytes + 16 * row); }

@@ -67,7 +67,7 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
 #pragma unroll
         for (int e = 0; e < 2; ++e) sum[r] += exp2_approx((s.at[0][n][2 * r + e] - shift) * kLog2E);
     }
-    sync_block();  // the keys have been read
+    if constexpr (kWarps == 1) sync_warp();  // the keys have been read; several warps have a barrier in block_sees
   }
 
   MMK_DEVICE void run() {

@@ -2,8 +2,8 @@
 //
 //   delta = sum(grad_out * out) - grad_lse        shift = lse
 //
-// of which the gradient of a logit is weight * (dP - delta). A row that sees no key (lse -inf) has no gradients: its
-// shift is +inf, so that exp(logit - shift) is 0. One whose sum is infinite is NaN, as its output is.
+// of which the gradient of a logit is weight * (dP - delta). A row whose lse is -inf, because it sees no key or all of its
+// logits are -inf, has no weights: its shift is +inf, so that exp(logit - shift) is 0. One whose sum is infinite is NaN, as its output is.
 #pragma once
 
 #include "../tile/gradient_call.h"
@@ -38,10 +38,9 @@ struct AttentionDelta {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) delta += shuffle_xor(delta, mask);
     const float lse = number_of(p.lse, p.lse_stride);
-    const bool empty = lse == -INFINITY;
     if (p.grad_lse != nullptr) delta -= number_of(p.grad_lse, p.grad_lse_stride);
     if (lane_index() != 0) return;
-    const RowStatistics found{empty ? INFINITY : lse == INFINITY ? NAN : lse, 1.0f, empty ? 0.0f : delta, 0.0f};
+    const RowStatistics found{lse == -INFINITY ? INFINITY : lse == INFINITY ? NAN : lse, 1.0f, delta, 0.0f};
     store16(global<float>(static_cast<void*>(call.statistics)) + 4 * index, bits_as<Words<4>>(found));
   }
 };

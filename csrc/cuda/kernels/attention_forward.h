@@ -43,7 +43,10 @@ struct AttentionForward {
   static_assert(kKeys <= 128, "a row's bits of dropout fill one word");
 
   static constexpr int kRingBytes = QueryTile::kBytes + 2 * kStages * KeyTile::kBytes;
-  static constexpr int kInfoBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  /// Such a thread's output takes half of its registers: what copies need is found anew for each.
+  static constexpr bool kAnew = kDim == 256 && !kWhole;
+  static constexpr int kHeadBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kHeadBytes + (kAnew ? 16 : 0);
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * (kRows * (kKeys + 8) - 8) : 0);
   static_assert(kSharedBytes <= 99 * 1024, "what a block may have on every architecture");
   /// Numbers of a tile's state in device memory: output, maximum and sum, thread by thread.
@@ -51,7 +54,6 @@ struct AttentionForward {
 
   const AttentionCall& call;
   Place place;
-  DropoutKey dropout;
   bool dense_mask;
   Shared memory;
   SoftmaxState<kRowTiles> state;
@@ -69,13 +71,11 @@ struct AttentionForward {
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int r) const { return memory + (kRingBytes + 16 * row_in_tile(r)); }
   MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(r)); }
+  MMK_DEVICE Shared head_at() const { return memory + kHeadBytes; }
 
   MMK_DEVICE void begin() {
-    const AttentionProblem& p = call.problem;
-    if constexpr (kGeneral) {
-      dropout = DropoutKey::of(p.dropout, place.batch);
-      dense_mask = has_dense_mask(p.mask);
-    }
+    if (kAnew && thread_index() == 0) store(head_at(), place.head);  // barriers before the first copy show it to all
+    if constexpr (kGeneral) dense_mask = has_dense_mask(call.problem.mask);
     copy_queries();
   }
 
@@ -97,6 +97,13 @@ struct AttentionForward {
   }
 
   using Source = KeySource<T>;
+
+  /// Where registers are for the output alone: the head comes from shared memory, lest the compiler keep what follows from it.
+  MMK_DEVICE Source source_anew(int s) const {
+    Place now = place;
+    now.head = load<int>(head_at());
+    return key_source<T>(call, now, s);
+  }
 
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
     copy_rows<kThreads, kWhole>(key(stage), source.keys, first, source.length - first);
@@ -180,6 +187,7 @@ struct AttentionForward {
 
   MMK_DEVICE void drop(Logits& weights, const Source& source, int first) const {
     const Dropout& d = call.problem.dropout;
+    const DropoutKey dropout = DropoutKey::of(d, place.batch);
     const int64_t start = source.offset + first + d.offset[3];
     const int pair = lane_index() % 4 * 2;
     const auto dropout_row = [&](int r) {
@@ -246,7 +254,7 @@ struct AttentionForward {
   }
 
   /// The blocks of a chunk that starts at key `start` of its segment; false where no row sees any.
-  MMK_DEVICE bool chunk(const Source& source, int start) {
+  MMK_DEVICE bool chunk(int s, const Source& source, int start) {
     Blocks own{0u, 0xffffffffu};
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
@@ -271,7 +279,10 @@ struct AttentionForward {
       for (int j = 0; j < 4; ++j) sum_tile[m][j] = 0.0f;
 
     if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
-    copy_block(source, 0, start + lowest_bit(left) * kKeys);
+    const auto copy = [&](int to, int block) {
+      copy_block(kAnew ? source_anew(s) : source, to, start + block * kKeys);
+    };
+    copy(0, lowest_bit(left));
     commit_copies();
     int stage = 0;
     const auto next = [&] {
@@ -279,7 +290,7 @@ struct AttentionForward {
       sync_block();
       const int block = lowest_bit(left);
       left &= left - 1;
-      if (left != 0) copy_block(source, stage ^ 1, start + lowest_bit(left) * kKeys);
+      if (left != 0) copy(stage ^ 1, lowest_bit(left));
       commit_copies();
       return start + block * kKeys;
     };
@@ -405,7 +416,7 @@ struct AttentionForward {
       look_at(s, source);
       for (int start = 0; start < source.length; start += kChunkKeys, ++number) {
         if (call.splits > 1 && number != place.split) continue;
-        if (!chunk(source, start)) continue;
+        if (!chunk(s, source, start)) continue;
         if (call.splits > 1 || call.scratch == nullptr) continue;
         if (merged) merge_saved<true>(tile);
         merged = true;

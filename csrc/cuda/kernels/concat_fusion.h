@@ -70,15 +70,15 @@ struct ConcatFusion {
                                       kWhole || walk.whole_rows, norm);
     } else if (kWhole || walk.whole_rows) {
       const auto known_row = [&](int i) { return walk.row[i]; };
-      stage_whole_rows<kThreads>(left, rows, known_row, count, walk.feature, s.width);
+      stage_whole_rows<kThreads, true>(left, rows, known_row, count, walk.feature, s.width);
     } else {
       stage_any_rows<kThreads>(left, rows, row_at, count, walk.feature, s.width);
     }
     using OwnOutputs = OwnChunks<Right, kThreads>;
     const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };
-    stage_rows<kThreads>(right, global<T>(call.weight) + s.first, weight_at,
-                         rows_left(call.out, first_column, kColumns), walk.feature, s.width,
-                         kWhole || walk.whole_weight);
+    stage_rows<kThreads, true>(right, global<T>(call.weight) + s.first, weight_at,
+                               rows_left(call.out, first_column, kColumns), walk.feature, s.width,
+                               kWhole || walk.whole_weight);
     walk.feature += kDepth;
   }
 
@@ -112,9 +112,9 @@ struct ConcatFusion {
     const int64_t block = block_index_x();
     first_row = block / call.column_tiles * kRows;
     first_column = block % call.column_tiles * kColumns;
-    int64_t steps = 0;
+    int steps = 0;
     for (int i = 0; i < call.num_sources; ++i) {
-      if (!call.sources[i].multiplied) steps += ceil_div(call.sources[i].width, kDepth);
+      if (!call.sources[i].multiplied) steps += static_cast<int>(ceil_div(call.sources[i].width, kDepth));
     }
     Product product{shared_memory()};
     Walk walk;

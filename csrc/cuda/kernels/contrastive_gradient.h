@@ -49,6 +49,8 @@ struct ContrastiveGradientTile {
       return OtherTile{memory + (kStages * SlopeTile::kBytes + stage * OtherTile::kBytes)};
     };
     const Global<const T> slopes = global<T>(static_cast<const void*>(call.slopes));
+    const auto others =
+        Rows<T>::of(global<T>(other.data) + (other_first * other.stride + feature), other.stride, p.dim - feature);
     sum.clear();
     for_each_slice<kStages>(
         static_cast<int>(ceil_div(depth, kSlice)),
@@ -59,9 +61,7 @@ struct ContrastiveGradientTile {
                                       call.columns_padded - column);
           copy_rows<kThreads, true>(slope_tile(stage), dx, 0,
                                     static_cast<int>(smaller<int64_t>(call.band_rows - row, SlopeTile::kRows)));
-          const auto rows = Rows<T>::of(global<T>(other.data) + ((other_first + begin) * other.stride + feature),
-                                        other.stride, p.dim - feature);
-          copy_rows<kThreads, false>(other_tile(stage), rows, 0,
+          copy_rows<kThreads, false>(other_tile(stage), others, begin,
                                      static_cast<int>(smaller<int64_t>(depth - begin, kSlice)));
         },
         [&](int stage) {

@@ -58,13 +58,14 @@ struct ContrastiveTile {
     const auto text = [&](int stage) {
       return TextTile{memory + (kStages * ImageTile::kBytes + stage * TextTile::kBytes)};
     };
+    const Rows<T> images = embeddings<T>(p.image, row_first, 0, p.dim);
+    const Rows<T> texts = embeddings<T>(p.text, column_first, 0, p.dim);
     x.clear();
     for_each_slice<kStages>(
         static_cast<int>(ceil_div(p.dim, kSlice)),
         [&](int slice, int stage) {
-          const int64_t feature = static_cast<int64_t>(slice) * kSlice;
-          copy_rows<kThreads, false>(image(stage), embeddings<T>(p.image, row_first, feature, p.dim), 0, rows);
-          copy_rows<kThreads, false>(text(stage), embeddings<T>(p.text, column_first, feature, p.dim), 0, columns);
+          copy_rows<kThreads, false>(image(stage), images.from(slice * kSlice), 0, rows);
+          copy_rows<kThreads, false>(text(stage), texts.from(slice * kSlice), 0, columns);
         },
         [&](int stage) { rows_by_rows<true>(x, image(stage), warp_index() * 16 * kRowTiles, text(stage)); });
     sync_block();

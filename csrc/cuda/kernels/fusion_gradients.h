@@ -45,7 +45,8 @@ struct FusionSourceGradient {
 
   MMK_DEVICE void run() const {
     const int64_t block = block_index_x();
-    const int64_t first_row = block / call.column_tiles * kRows, first_column = block % call.column_tiles * kColumns;
+    const int64_t first_row = block / call.column_tiles * kRows;
+    const int first_column = static_cast<int>(block % call.column_tiles * kColumns);
     const Global<const T> slopes = global<T>(static_cast<const void*>(call.slopes.data));
     const Global<const T> weight = global<T>(call.weight);
     const bool whole_slopes = kWhole || whole_chunks<T>(call.space, call.slopes.stride, call.slopes.data, call.out);
@@ -55,14 +56,22 @@ struct FusionSourceGradient {
       return own < call.space.rows ? row_offset(call.space, call.slopes.stride, own) : 0;
     };
     const int count = rows_left(call.space.rows, first_row, kRows);
+    int64_t rows[OwnRows::kCount];  // the same in every step
+#pragma unroll
+    for (int i = 0; i < OwnRows::kCount; ++i) rows[i] = row_at(i);
+    const auto known_row = [&](int i) { return rows[i]; };
     Product product{shared_memory()};
     int output = 0;
-    product.run(ceil_div(call.out, Product::kDepth), [&](Left left, Right right) {
-      stage_rows<kThreads>(left, slopes, row_at, count, output, call.out, whole_slopes);
+    product.run(static_cast<int>(ceil_div(call.out, Product::kDepth)), [&](Left left, Right right) {
+      if (whole_slopes) {
+        stage_whole_rows<kThreads, true>(left, slopes, known_row, count, output, call.out);
+      } else {
+        stage_any_rows<kThreads>(left, slopes, row_at, count, output, call.out);
+      }
       using OwnOutputs = OwnChunks<Right, kThreads>;
       const auto weight_at = [&](int i) { return (output + OwnOutputs::row(i)) * call.weight_stride; };
-      stage_rows<kThreads>(right, weight, weight_at, rows_left(call.out, output, Product::kDepth), first_column,
-                           call.width, whole_weight);
+      stage_rows<kThreads, true>(right, weight, weight_at, rows_left(call.out, output, Product::kDepth), first_column,
+                                 call.width, whole_weight);
       output += Product::kDepth;
     });
     finish(product, first_row, first_column);
@@ -136,7 +145,7 @@ struct FusionWeightGradient {
     const bool whole_x = kWhole || whole_chunks<T>(call.space, call.x.stride, call.x.data, call.width);
     Product product{shared_memory()};
     int64_t row = 0;
-    product.run(ceil_div(call.space.rows, Product::kDepth), [&](Left left, Right right) {
+    product.run(static_cast<int>(ceil_div(call.space.rows, Product::kDepth)), [&](Left left, Right right) {
       const int count = rows_left(call.space.rows, row, Product::kDepth);
       const auto slope_at = [&](int i) {
         return row_offset(call.space, call.slopes.stride, row + OwnChunks<Left, kThreads>::row(i));
@@ -144,12 +153,12 @@ struct FusionWeightGradient {
       const auto x_at = [&](int i) {
         return row_offset(call.space, call.x.stride, row + OwnChunks<Right, kThreads>::row(i));
       };
-      stage_rows<kThreads>(left, slopes, slope_at, count, first_output, call.out, whole_slopes);
+      stage_rows<kThreads, false>(left, slopes, slope_at, count, first_output, call.out, whole_slopes);
       if constexpr (kNorm) {
         const Normaliser norm{call.mean, call.rstd, nullptr};
         stage_normalised_rows<kThreads>(right, x, x_at, row, count, first_column, call.width, whole_x, norm);
       } else {
-        stage_rows<kThreads>(right, x, x_at, count, first_column, call.width, whole_x);
+        stage_rows<kThreads, false>(right, x, x_at, count, first_column, call.width, whole_x);
       }
       row += Product::kDepth;
     });

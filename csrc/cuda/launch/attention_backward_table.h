@@ -25,10 +25,12 @@ struct BackwardKernels {
   static constexpr int kQueries = kGeneral && (kBytes == 256 || (kBytes == 512 && sizeof(T) == 4)) ? kKeys / 2 : kKeys;
   static constexpr bool kIsGeneral = kGeneral;
   static constexpr bool kTogether = kDim <= 128;
+  /// Without v there is room for twice the keys.
+  static constexpr int kValueWarps = kTogether || kGeneral ? kWarps : 2 * kWarps;
 
   using Query = AttentionBackwardQuery<T, kDim, kWarps, kKeys, kGeneral>;
   using Key = AttentionBackwardKeys<T, kDim, kWarps, kQueries, kGeneral, true, kTogether>;
-  using Value = AttentionBackwardKeys<T, kDim, kWarps, kQueries, kGeneral, kTogether, true>;
+  using Value = AttentionBackwardKeys<T, kDim, kValueWarps, kQueries, kGeneral, kTogether, true>;
   using Rows = AttentionBackwardRows<T, kDim, kWarps, kKeys>;
   using Bias = AttentionBackwardBias<T, kDim, kWarps, kKeys>;
 };

@@ -8,7 +8,7 @@ MMK_NAMESPACE_BEGIN
 
 /// Calls use(stage) for slices 0, 1, ... of which copy(slice, stage) starts the copies: kStages - 1 of them are on their way
 /// while one is used. One barrier a slice says both that it has landed for all threads and that its predecessor's place is
-/// free. Afterwards no copy is pending, but other threads may still use the last slice.
+/// free. Afterwards no copy is pending, for the last groups are empty, but other threads may still use the last slice.
 template <int kStages, class Copy, class Use>
 MMK_DEVICE void for_each_slice(int slices, const Copy& copy, const Use& use) {
 #pragma unroll
@@ -27,7 +27,6 @@ MMK_DEVICE void for_each_slice(int slices, const Copy& copy, const Use& use) {
     stage = stage + 1 == kStages ? 0 : stage + 1;
     next = next + 1 == kStages ? 0 : next + 1;
   }
-  wait_copies<0>();
 }
 
 /// c += a b: rows `first`.. of `a`, or, with `kTransposed`, columns `first`.. of a tile that holds a^T.

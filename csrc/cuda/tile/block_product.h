@@ -125,15 +125,15 @@ struct BlockProduct {
   /// `stage(left, right)` fills the tiles of the next step, `steps` times; afterwards the sums are at sum_at, for all
   /// threads.
   template <class Stage>
-  MMK_DEVICE void run(int64_t steps, const Stage& stage) const {
+  MMK_DEVICE void run(int steps, const Stage& stage) const {
     const uint32_t row = warp_index() / kColumnWarps * 32, column = warp_index() % kColumnWarps * 64;
     Sums sums, total;
     sums.clear();
     total.clear();
     if (steps > 0) stage(left(0), right(0));
     commit_copies();
-    for (int64_t i = 0; i < steps; ++i) {
-      const int now = static_cast<int>(i % kStages);
+    for (int i = 0; i < steps; ++i) {
+      const int now = i % kStages;
       wait_copies<0>();
       sync_block();
       if (i + 1 < steps) stage(left(now ^ 1), right(now ^ 1));
@@ -196,8 +196,9 @@ struct OwnChunks {
 };
 
 /// Fills a tile with rows of which that of number i of this thread starts at `data + offset(i)`: columns [first, width) of
-/// them, zeros beyond, and in rows from `count` on. Every chunk is aligned, and inside or outside of [first, width).
-template <int kThreads, class Tile, class Offset>
+/// them, zeros beyond, and in rows from `count` on. Every chunk is aligned, and inside or outside of [first, width). Of what
+/// is outside no address is asked, unless offsets are `kCheap`: cheaper than not to ask.
+template <int kThreads, bool kCheap, class Tile, class Offset>
 MMK_DEVICE void stage_whole_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int count,
                                  int64_t first, int64_t width) {
   using Own = OwnChunks<Tile, kThreads>;
@@ -206,7 +207,7 @@ MMK_DEVICE void stage_whole_rows(Tile tile, Global<const typename Tile::T> data,
 #pragma unroll
   for (int i = 0; i < Own::kCount; ++i) {
     const bool inside = Own::row(i) < count && in_width;
-    copy16_async(tile.at(Own::row(i), Own::chunk()), data + (inside ? offset(i) + column : 0), inside);
+    copy16_async(tile.at(Own::row(i), Own::chunk()), data + (kCheap || inside ? offset(i) + column : 0), inside);
   }
 }
 
@@ -224,10 +225,10 @@ MMK_DEVICE void stage_any_rows(Tile tile, Global<const typename Tile::T> data, c
   }
 }
 
-template <int kThreads, class Tile, class Offset>
+template <int kThreads, bool kCheap, class Tile, class Offset>
 MMK_DEVICE void stage_rows(Tile tile, Global<const typename Tile::T> data, const Offset& offset, int count,
                            int64_t first, int64_t width, bool whole) {
-  if (whole) return stage_whole_rows<kThreads>(tile, data, offset, count, first, width);
+  if (whole) return stage_whole_rows<kThreads, kCheap>(tile, data, offset, count, first, width);
   stage_any_rows<kThreads>(tile, data, offset, count, first, width);
 }
 

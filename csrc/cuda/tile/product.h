@@ -104,9 +104,12 @@ struct Weights {
         for (int i = 0; i < 4; ++i)
           word[m][k][i] = pack<T>(c.at[m][2 * k + i / 2][i % 2 * 2], c.at[m][2 * k + i / 2][i % 2 * 2 + 1]);
   }
-  /// The weight of column 8 tile + column, in the upper or lower row of this lane's pair of rows.
+  /// The weight of column 8 tile + column, in the upper or lower row of this lane's pair of rows. Selected, should `tile` be
+  /// known at run time only.
   MMK_DEVICE float of_column(int m, int tile, int half, int column) const {
-    const uint32_t own = word[m][tile / 2][tile % 2 * 2 + half];
+    uint32_t own = 0;
+#pragma unroll
+    for (int t = 0; t < 2 * kDepth; ++t) own = t == tile ? word[m][t / 2][t % 2 * 2 + half] : own;
     const uint32_t two = bits_as<uint32_t>(shuffle(bits_as<float>(own), lane_index() / 4 * 4 + column / 2));
     return widen(T{static_cast<uint16_t>(column % 2 ? two >> 16 : two)});
   }
@@ -117,8 +120,13 @@ struct Weights<float, C> {
   const C& c;
   MMK_DEVICE explicit Weights(const C& weights) : c(weights) {}
   MMK_DEVICE float of_column(int m, int tile, int half, int column) const {
-    const float (&own)[4] = c.at[m][tile];
-    return shuffle(column % 2 ? own[2 * half + 1] : own[2 * half], lane_index() / 4 * 4 + column / 2);
+    float even = 0.0f, odd = 0.0f;
+#pragma unroll
+    for (int t = 0; t < C::kColumnTiles; ++t) {
+      even = t == tile ? c.at[m][t][2 * half] : even;
+      odd = t == tile ? c.at[m][t][2 * half + 1] : odd;
+    }
+    return shuffle(column % 2 ? odd : even, lane_index() / 4 * 4 + column / 2);
   }
 };
 
@@ -221,7 +229,7 @@ template <class W, class B, class C>
 MMK_DEVICE void add_poison(C& c, const W& weights, B b) {
   using T = typename B::T;
   const uint32_t pair = lane_index() % 4 * 2;
-#pragma unroll
+#pragma unroll 1
   for (int tile = 0; tile < B::kRows / 8; ++tile) {
 #pragma unroll 1
     for (int column = 0; column < 8; ++column) {

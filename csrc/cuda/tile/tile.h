@@ -49,6 +49,8 @@ struct Rows {
                        stride < (int64_t{1} << 24);
     return {data, stride, static_cast<int>(dim), whole};
   }
+  /// The same from an element on, whose number is a multiple of a chunk's.
+  MMK_DEVICE Rows from(int element) const { return {data + element, stride, dim - element, whole_chunks}; }
 };
 
 /// One chunk, element by element: rows of any stride, length and alignment. Zeros from `count` elements on. By halves,
@@ -89,7 +91,7 @@ MMK_DEVICE void copy_rows(Tile tile, const Rows<typename Tile::T>& source, int64
     const auto down = [&](uint32_t rows) { return static_cast<int64_t>(static_cast<uint64_t>(step) * rows); };
     const Global<const uint8_t> own = global<uint8_t>(static_cast<const void*>(source.data.pointer)) +
                                       (down(own_row) + own_chunk * 16) + down(static_cast<uint32_t>(first));
-#pragma unroll(kWhole ? kSteps : 1)
+#pragma unroll(kWhole || kSteps <= 4 ? kSteps : 1)
     for (int i = 0; i < kSteps; ++i) {
       const int row_down = i / kAcross * kDown, across = i % kAcross * kThreads * 16;
       const bool in_row = column_of(i) < source.dim;

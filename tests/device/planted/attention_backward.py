@@ -1,4 +1,4 @@
-"""Bugs of the attention backward's kernels of fp16 and head dim 64; the forward before them is right."""
+"""Bugs of the attention backward: kernels of fp16 and head dim 64, or those of one warp. The forward is right."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ QUERY_PASS = {
         QUERY, "static_cast<int>(p.dim_qk), p.scale)", "static_cast<int>(p.dim_qk), 1.0f)", "few"
     ),
     "query: chunks before forgotten": bug(
-        QUERY, "          if (some) add_saved<kThreads>(gradient, rest);\n", "", "chunks of keys"
+        QUERY, "        if (some) add_saved<kThreads>(gradient, rest);\n", "", "chunks of keys"
     ),
     "query: chunks not begun at 0": bug(
         QUERY, "    gradient.clear();\n    if constexpr", "    if constexpr", "chunks of keys"
@@ -170,6 +170,14 @@ STATISTICS = {
     "far rows: sum not rescaled": bug(
         ROWS, "      sum[r] *= exp2_approx((top[r] - shift) * kLog2E);\n", "", "far from 0"
     ),
+    "far rows: keys are still read": bug(
+        ROWS,
+        "    if constexpr (kWarps == 1) sync_warp();  // the keys",
+        "    // the keys",
+        "far from 0, one warp",
+        RACE,
+    ),
+    "shift of a row of -inf": bug(DELTA, "lse == -INFINITY ? INFINITY : ", "", "row of -inf"),
     "far rows: sum of one lane": bug(ROWS, "quad_sum(sum[r])", "sum[r]", "far from 0"),
 }
 
@@ -180,6 +188,13 @@ BIAS_PASS = {
         "    add_tile(source.offset + first);",
         "bias",
         ("race", "uninitialised"),
+    ),
+    "bias: facts of the tile before are still read": bug(
+        BIAS,
+        "    sync_block();  // the tiles before have landed and been read\n",
+        "",
+        "relative bias, unread tiles",
+        RACE,
     ),
     "bias: sums are put where the last tile is read": bug(
         BIAS, "    sync_block();  // the last tile has been read\n", "", "bias of keys, unseen", RACE
@@ -216,7 +231,7 @@ BIAS_PASS = {
 @cache
 def expectation(name: str) -> Expectation:
     """Of a problem."""
-    return Expectation(PROBLEMS[name].make(), rounded=True)
+    return Expectation(PROBLEMS[name].make(), rounded=not PROBLEMS[name].one_warp)
 
 
 def fault(module: ModuleType, emulator: ModuleType, name: str, seed: int) -> str:
@@ -251,5 +266,8 @@ FAMILY = Family(
     PROBLEMS,
     QUERY_PASS | KEYS_PASS | PAIRS | STATISTICS | BIAS_PASS,
     fault,
-    lambda problem: (f"PLANTED_GENERAL={int(PROBLEMS[problem].general)}",),
+    lambda problem: (
+        f"PLANTED_GENERAL={int(PROBLEMS[problem].general)}",
+        *(("PLANTED_ONE_WARP",) if PROBLEMS[problem].one_warp else ()),
+    ),
 )

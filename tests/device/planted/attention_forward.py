@@ -39,7 +39,7 @@ SYNCHRONISATION = {
     "waits for all groups but one": kernel(_WAIT, _WAIT.replace("<0>", "<1>"), "causal", RACE),
     "no barrier in the ring": kernel(_WAIT, "      wait_copies<0>();\n", "causal", RACE),
     "no commit": kernel("      commit_copies();\n      return", "      return", "causal", RACE),
-    "copies into the stage that is read": kernel("stage ^ 1, start", "stage, start", "causal", RACE),
+    "copies into the stage that is read": kernel("copy(stage ^ 1,", "copy(stage,", "causal", RACE),
     "stages do not alternate": kernel("first);\n      stage ^= 1;\n", "first);\n", "causal", ("race", "numbers")),
     "copies never waited for": kernel(_LAST_WAIT, "", "no key is seen", ("copies",)),
     "tiles of the chunk before are still read": kernel(
@@ -214,9 +214,7 @@ OFFSETS = {
     "zero of a table": kernel(
         "row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES
     ),
-    "softcap undivided": kernel(
-        "hyperbolic_tangent(x / p.softcap)", "hyperbolic_tangent(x)", "softcap", NUMBERS, PAIRS
-    ),
+    "softcap undivided": kernel("hyperbolic_tangent(x * inverse)", "hyperbolic_tangent(x)", "softcap", NUMBERS, PAIRS),
     "words of dropout swapped": kernel(
         "shuffle_xor(odd ? own.word[0] : own.word[2], 1)",
         "shuffle_xor(odd ? own.word[1] : own.word[3], 1)",

@@ -108,8 +108,8 @@ FORWARDS = {
     ),
     "a step too many": bug(
         FORWARD,
-        "steps += ceil_div(call.sources[i].width, kDepth)",
-        "steps += call.sources[i].width / kDepth + 1",
+        "steps += static_cast<int>(ceil_div(call.sources[i].width, kDepth))",
+        "steps += static_cast<int>(call.sources[i].width / kDepth + 1)",
         "whole chunks",
         ("pointer", "alignment", "bounds", "read-only", "numbers"),  # a source beyond the last is whatever is there
     ),

@@ -84,12 +84,12 @@ PRODUCTS = {
     ),
     "last slice forgotten": bug(TILE, "ceil_div(p.dim, kSlice)", "(p.dim / kSlice)", "softmax"),
     "rows beyond the last": bug(
-        TILE, "feature, p.dim), 0, columns);", "feature, p.dim), 0, kColumns);", "softmax", ("bounds",)
+        TILE, "from(slice * kSlice), 0, columns);", "from(slice * kSlice), 0, kColumns);", "softmax", ("bounds",)
     ),
     "features of the first slice": bug(
         TILE,
-        "embeddings<T>(p.text, column_first, feature, p.dim)",
-        "embeddings<T>(p.text, column_first, 0, p.dim)",
+        "texts.from(slice * kSlice)",
+        "texts.from(0)",
         "softmax",
         ("numbers", "bounds"),
     ),

@@ -1,4 +1,4 @@
-"""The cuda backend on a device: `make gpu-check` counts these tests, and only those that launched something."""
+"""The GPU backends of attention on a device; `make gpu-check` counts these tests, if they launched something."""
 
 from __future__ import annotations
 
@@ -10,81 +10,68 @@ import torch
 import mmkernels as mmk
 from bench.attention.inputs import Inputs
 from bench.attention.problems import PROBLEMS, Problem
-from mmkernels import _native_cuda
 from mmkernels.ops.attention import cuda
 from mmkernels.ops.attention.lowered import Lowered
 from tests.backends import dtypes
 from tests.conformance.test_empty_rows import MASKS, make
+from tests.on_gpu import Counted, counted, on_backends
 from tests.tolerance import Expectation, same_bits
-
-MISSING = _native_cuda.why_not_here() if torch.cuda.is_available() else "no CUDA device"
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
 @pytest.fixture(autouse=True)
-def launches(monkeypatch: pytest.MonkeyPatch, record_property) -> Iterator[None]:
-    """Tells the report on which device a test ran, and how often the library was called with tensors there."""
-    counted = 0
-
-    def counting(entry):
-        def call(*args):
-            nonlocal counted
-            entry(*args)
-            counted += args[-2].is_cuda if isinstance(args[-2], torch.Tensor) else args[0].is_cuda
-
-        return call
-
-    entries = tuple(counting(entry) for entry in cuda._entries())
-    monkeypatch.setattr(cuda, "_entries", lambda: entries)
-    yield
-    torch.cuda.synchronize()
-    record_property("device", torch.cuda.get_device_name())
-    record_property("launches", counted)
+def module(backend: str, record_property) -> Iterator[Counted]:
+    """The backend of the test, whose calls are counted."""
+    yield from counted("attention", backend, record_property)
 
 
-def check(inputs: Inputs, seed: int = 0) -> dict[str, torch.Tensor]:
-    return Expectation(inputs, seed, rounded=inputs.dtype != torch.float32).check("cuda", "cuda")
+def check(inputs: Inputs, backend: str) -> dict[str, torch.Tensor]:
+    return Expectation(inputs, rounded=inputs.dtype != torch.float32).check(backend, "cuda")
 
 
+@on_backends
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 @dtypes()
-def test_problems_on_gpu(problem: Problem, dtype: torch.dtype) -> None:
+def test_problems_on_gpu(problem: Problem, dtype: torch.dtype, backend: str) -> None:
     if max(problem.dim, problem.dim_v or 0) > cuda.MAX_HEAD_DIM:
-        pytest.skip("a head dimension that the CUDA kernels do not take")
-    check(problem.make(dtype, seed=0, scale_down=True))
+        pytest.skip("a head dimension that the GPU kernels do not take")
+    check(problem.make(dtype, seed=0, scale_down=True), backend)
 
 
+@on_backends
 @pytest.mark.parametrize("mask", MASKS)
 @dtypes()
-def test_empty_rows_on_gpu(mask: str, dtype: torch.dtype) -> None:
+def test_empty_rows_on_gpu(mask: str, dtype: torch.dtype, backend: str) -> None:
     for empty_rows in ("zero", "unmask"):
-        check(make(dtype, MASKS[mask](empty_rows=empty_rows), dropout_p=0.2, seed=5))
+        check(make(dtype, MASKS[mask](empty_rows=empty_rows), dropout_p=0.2, seed=5), backend)
 
 
+@on_backends
 @pytest.mark.parametrize("dim", [1, 7, 8, 16, 31, 64, 65, 72, 80, 96, 128, 160, 192, 255, 256])
 @dtypes()
-def test_head_dims_on_gpu(dim: int, dtype: torch.dtype) -> None:
+def test_head_dims_on_gpu(dim: int, dtype: torch.dtype, backend: str) -> None:
     query, key, value = (torch.randn(1, heads, n, dim).to(dtype) for heads, n in ((4, 19), (2, 70), (2, 70)))
-    check(Inputs("attention", [query], [key], [value], mmk.Mask.causal("bottom_right")))
+    check(Inputs("attention", [query], [key], [value], mmk.Mask.causal("bottom_right")), backend)
 
 
 def operands(dtype: torch.dtype = torch.float16) -> list[torch.Tensor]:
     return [torch.randn(2, 4, 300, 64, device="cuda").to(dtype).requires_grad_() for _ in range(3)]
 
 
+@on_backends
 @dtypes()
-def test_bits_repeat_on_gpu(dtype: torch.dtype) -> None:
+def test_bits_repeat_on_gpu(dtype: torch.dtype, backend: str) -> None:
     tensors = operands(dtype)
 
     def run() -> list[torch.Tensor]:
-        out = mmk.attention(*tensors, mask=mmk.Mask.causal(), dropout_p=0.1, seed=3, backend="cuda")
+        out = mmk.attention(*tensors, mask=mmk.Mask.causal(), dropout_p=0.1, seed=3, backend=backend)
         return [out, *torch.autograd.grad(out.float().square().sum(), tensors)]
 
     for first, again in zip(run(), run(), strict=True):
         same_bits("run to run", first, again)
 
 
-def test_graph_capture_on_gpu() -> None:
+@on_backends
+def test_graph_capture_on_gpu(backend: str) -> None:
     """A replay sees new operands, a new seed and new index tensors: nothing was read or waited for on the host."""
     query, key, value = (tensor.detach() for tensor in operands())
     seed = torch.zeros((), dtype=torch.int64, device="cuda")
@@ -92,7 +79,7 @@ def test_graph_capture_on_gpu() -> None:
 
     def run() -> torch.Tensor:
         mask = mmk.Mask.intervals(torch.zeros_like(stop), stop, empty_rows="unmask")
-        return mmk.attention(query, key, value, mask=mask, dropout_p=0.2, seed=seed, backend="cuda")
+        return mmk.attention(query, key, value, mask=mask, dropout_p=0.2, seed=seed, backend=backend)
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -109,41 +96,45 @@ def test_graph_capture_on_gpu() -> None:
     same_bits("replay", captured.clone(), run())
 
 
-def test_current_stream_on_gpu() -> None:
+@on_backends
+def test_current_stream_on_gpu(backend: str) -> None:
     """Work on a stream sees what that stream wrote before."""
     query, key, value = (tensor.detach() for tensor in operands())
-    expected = mmk.attention(query, key, value, backend="cuda")
+    expected = mmk.attention(query, key, value, backend=backend)
     late = torch.zeros_like(query)
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream()) as _:
         torch.cuda._sleep(50_000_000)
         late.copy_(query)
-        found = mmk.attention(late, key, value, backend="cuda")
+        found = mmk.attention(late, key, value, backend=backend)
     torch.cuda.synchronize()
     same_bits("late", found, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_another_device_on_gpu() -> None:
+@on_backends
+def test_another_device_on_gpu(backend: str) -> None:
     tensors = [tensor.detach().to("cuda:1") for tensor in operands()]
-    assert mmk.attention(*tensors, backend="cuda").device == torch.device("cuda:1")
+    assert mmk.attention(*tensors, backend=backend).device == torch.device("cuda:1")
     assert torch.cuda.current_device() == 0
 
 
-def test_index_values_are_clamped_on_gpu() -> None:
+@on_backends
+def test_index_values_are_clamped_on_gpu(module: Counted, backend: str) -> None:
     """The host checks none: nonsense must not reach outside a tensor. compute-sanitizer watches this test."""
     query, key, value = (tensor.detach() for tensor in operands())
     bounds = [torch.full((1, 1, 1, 1), bound, dtype=torch.int32, device="cuda") for bound in (-(2**31), 2**31 - 1)]
     call = Lowered(query, [key], [value], scale=0.125)
-    found, _ = cuda.forward(call._replace(start=bounds[0], stop=bounds[1]), False)
-    same_bits("clamped", found, cuda.forward(call, False)[0])
+    found, _ = module.forward(call._replace(start=bounds[0], stop=bounds[1]), False)
+    same_bits("clamped", found, module.forward(call, False)[0])
     cu = torch.tensor([0, 10**6, 5, -3], dtype=torch.int32, device="cuda")
     packed = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]
-    cuda.forward(Lowered(packed[0], [packed[1]], [packed[2]], cu_seqlens_q=cu, cu_seqlens_k=cu), True)
+    module.forward(Lowered(packed[0], [packed[1]], [packed[2]], cu_seqlens_q=cu, cu_seqlens_k=cu), True)
     torch.cuda.synchronize()
 
 
-def test_large_offsets_on_gpu() -> None:
+@on_backends
+def test_large_offsets_on_gpu(backend: str) -> None:
     """More than 2**31 elements in one tensor; only the last heads are compared."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GiB of free memory on the device")
@@ -151,12 +142,13 @@ def test_large_offsets_on_gpu() -> None:
     key = torch.zeros(1, heads, length, dim, dtype=torch.float16, device="cuda")
     key[:, -1].normal_()
     query = torch.randn(1, heads, 16, dim, dtype=torch.float16, device="cuda")
-    found = mmk.attention(query, key, key, backend="cuda")
-    same_bits("last head", found[:, -1:], mmk.attention(query[:, -1:], key[:, -1:], key[:, -1:], backend="cuda"))
+    found = mmk.attention(query, key, key, backend=backend)
+    same_bits("last head", found[:, -1:], mmk.attention(query[:, -1:], key[:, -1:], key[:, -1:], backend=backend))
 
 
-def test_double_check_against_torch_on_gpu() -> None:
+@on_backends
+def test_double_check_against_torch_on_gpu(backend: str) -> None:
     """Full length, beside torch's own kernels, in case the fp64 reference's small problems miss something."""
     tensors = [tensor.detach() for tensor in operands(torch.float32)]
     expected = torch.nn.functional.scaled_dot_product_attention(*(tensor.double() for tensor in tensors))
-    torch.testing.assert_close(mmk.attention(*tensors, backend="cuda").double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mmk.attention(*tensors, backend=backend).double(), expected, rtol=1e-4, atol=1e-5)
