@@ -2,7 +2,7 @@
 
     python -m tools.wheels build [--cuda] [--json FILE]     into dist/cpu or dist/cuda, with the source archive
     python -m tools.wheels check WHEEL
-    python -m tools.wheels test WHEEL [--python python3.12] [--torch 2.13.0] [--suite]
+    python -m tools.wheels test WHEEL [--python python3.12] [--torch 2.10.0] [--suite]
 
 `make wheel`, `make wheel-cuda` and `make test-wheel` call it. docs/building.md says what the flavours are.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -111,6 +112,11 @@ def test(wheel: Path, python: str, torch: str, suite: bool) -> None:
             run(own, "-m", "pytest", "-q", "-m", "not slow and not nightly", *SUITE)
 
 
+def _pinned_torch() -> str:
+    pins = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    return str(pins[0])
+
+
 def _files(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
@@ -192,7 +198,7 @@ def main() -> None:
     tester = commands.add_parser("test", help="install a wheel into a clean environment and use it")
     tester.add_argument("wheel", type=Path)
     tester.add_argument("--python", default=sys.executable, help="the Python of the environment (default: this one)")
-    tester.add_argument("--torch", default="2.13.0", help="the version of torch (default: 2.13.0)")
+    tester.add_argument("--torch", default=_pinned_torch(), help="its torch (default: that of constraints.txt)")
     tester.add_argument("--suite", action="store_true", help="the quick tests too, not one call of every op only")
     args = parser.parse_args()
     try:

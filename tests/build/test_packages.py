@@ -95,8 +95,9 @@ def test_a_build_without_a_library_fails_loudly(sdist, tmp_path, environment, se
 
 @pytest.mark.slow
 def test_wheel(sdist, tmp_path):
-    """pip builds it; it holds the package and one library, and runs from another folder on this python and torch."""
-    command = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(sdist))
+    """pip builds it, offline; it holds the package and one library, and runs from another folder on this torch."""
+    offline = ("--no-index", "--no-deps", "--no-build-isolation")
+    command = ("-m", "pip", "wheel", *offline, "-w", str(tmp_path), str(sdist))
     result = run(sys.executable, *command, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = tmp_path.glob("*.whl")
