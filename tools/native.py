@@ -45,7 +45,7 @@ X86_ISAS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": AVX512,
     "avx512bf16": [*AVX512, "-mavx512bf16"],
-    # the 16-lane kernels on the compiler's vector extensions: a test double, at -O2 because -O3 takes three times as long
+    # the 16-lane kernels on the compiler's vector extensions: a test double; -O3 takes three times as long to compile
     "vec16": ["-mavx2", "-mfma", "-mf16c", "-O2"],
 }
 OTHER_ISAS: dict[str, list[str]] = {"baseline": [], "vec16": []}
