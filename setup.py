@@ -11,11 +11,12 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from tools import cuda, native
-from tools.ninja_rules import is_on
+from tools.machine import BuildError, is_on
 
 NO_NATIVE = is_on("MMKERNELS_NO_NATIVE")
 
@@ -25,12 +26,15 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name))
-        with_cuda = cuda.wanted()  # first: what it refuses needs no minutes of compiling
-        builds = [native.library(output)]
-        if with_cuda:
-            builds.append(native.cuda_library(output.with_name(native.CUDA_LIBRARY)))
-        for build in builds:
-            build.run()
+        try:
+            # all before the first runs: what is refused needs no minutes of compiling
+            builds = [native.library(output)]
+            if cuda.wanted():
+                builds.append(native.cuda_library(output.with_name(native.CUDA_LIBRARY)))
+            for build in builds:
+                build.run()
+        except BuildError as error:
+            raise CompileError(str(error)) from error  # setuptools shows its sentence, and no traceback
 
 
 setup(

@@ -14,11 +14,23 @@ from typing import NoReturn
 import torch
 
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
+OLDEST_TORCH = (2, 10)
 
 
 def disabled() -> bool:
     """Whether the environment says that no C++ library is to be loaded."""
     return os.environ.get("MMKERNELS_DISABLE_NATIVE", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def why_not_opened(library: Path) -> str | None:
+    """Load a library of torch's ops; None, or what keeps it from loading here."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        return f"it needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and this is {torch.__version__}"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return str(error.__cause__ or error)  # torch only says which file, its cause which symbol or library is missing
+    return None
 
 
 def _load() -> str | None:
@@ -27,10 +39,8 @@ def _load() -> str | None:
         return "the C++ library was not loaded because MMKERNELS_DISABLE_NATIVE is set in the environment"
     if not LIBRARY.exists():
         return f"the C++ library {LIBRARY.name} was not built (it is expected beside {Path(__file__).name})"
-    try:
-        torch.ops.load_library(str(LIBRARY))
-    except OSError as error:
-        return f"the C++ library {LIBRARY.name} could not be loaded: {error}"
+    if (reason := why_not_opened(LIBRARY)) is not None:
+        return f"the C++ library {LIBRARY.name} could not be loaded: {reason}"
     name, known = os.environ.get("MMKERNELS_CPU_ISA", ""), torch.ops.mmkernels_cpu.isas().split()
     if name and name not in known:
         reason = f"MMKERNELS_CPU_ISA is {name!r}, expected one of {', '.join(known)} on this processor"

@@ -29,10 +29,8 @@ def why_not_loaded() -> str | None:
         return f"torch {torch.__version__} is not a CUDA build"
     if not LIBRARY.exists():
         return f"the CUDA library {LIBRARY.name} was not built (docs/building.md: it needs nvcc, but no GPU)"
-    try:
-        torch.ops.load_library(str(LIBRARY))
-    except OSError as error:
-        return f"the CUDA library {LIBRARY.name} could not be loaded: {error}"
+    if (reason := _native.why_not_opened(LIBRARY)) is not None:
+        return f"the CUDA library {LIBRARY.name} could not be loaded: {reason}"
     return None
 
 

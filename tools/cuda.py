@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.ninja_rules import ROOT, BuildError, find_compiler, torch_folder, words
+from tools.machine import ROOT, BuildError, find_compiler, positive, torch_folder, words
 
 OLDEST_TOOLKIT = (12, 0)
 OLDEST_ARCHITECTURE = (8, 0)
@@ -22,8 +22,7 @@ GENERATIONS = {
     "Hopper": ["9.0"],
     "Blackwell": ["10.0", "12.0"],
 }
-JOB_MEMORY = 3.0
-"""GiB that one nvcc may take."""
+REMEDY = "set MMKERNELS_CUDA_HOME to another toolkit, or MMKERNELS_CUDA=0 to build without the CUDA library"
 
 
 @dataclass(frozen=True)
@@ -52,48 +51,50 @@ def find_toolkit() -> Toolkit:
     if nvcc is None:
         raise BuildError(
             "no CUDA toolkit found: set MMKERNELS_CUDA_HOME or CUDA_HOME, put nvcc on the PATH, or install "
-            "nvidia-cuda-nvcc with pip"
+            "nvidia-cuda-nvcc and nvidia-cuda-cccl with pip"
         )
     try:
         told = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"{nvcc} does not run: {error}") from error
+        raise BuildError(f"{nvcc} does not run ({error}): {REMEDY}") from error
     release = re.search(r"release (\d+)\.(\d+)", told)
     if not release:
-        raise BuildError(f"{nvcc} --version names no release: is it NVIDIA's compiler?")
+        raise BuildError(f"{nvcc} --version names no release, as NVIDIA's compiler does: {REMEDY}")
     version = (int(release[1]), int(release[2]))
     if version < OLDEST_TOOLKIT:
-        raise BuildError(f"{nvcc} is of CUDA {version[0]}.{version[1]}; CUDA 12.0 or newer is needed")
+        raise BuildError(f"{nvcc} is of CUDA {version[0]}.{version[1]}; CUDA 12.0 or newer is needed: {REMEDY}")
     return Toolkit(nvcc, version, *_pip_folders(nvcc))
 
 
 def architectures(toolkit: Toolkit) -> list[str]:
     """What to compile for, as "8.0" (machine code) and "12.0+PTX" (and PTX, which newer devices translate)."""
     known = _known_architectures(toolkit)
-    listed = os.environ.get("MMKERNELS_CUDA_ARCHS", "")
-    torch_listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
-    if not (listed.strip() or torch_listed.strip()):
+    variables = ("MMKERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST")
+    variable = next((name for name in variables if os.environ.get(name, "").strip()), None)
+    if variable is None:
         default = [name for name in DEFAULT_ARCHITECTURES if name in known]
         return [*default[:-1], f"{default[-1]}+PTX"]
-    variable = "MMKERNELS_CUDA_ARCHS" if listed.strip() else "TORCH_CUDA_ARCH_LIST"
     found: dict[str, bool] = {}  # architecture: with PTX
-    for word in re.split(r"[\s;,]+", (listed.strip() or torch_listed.strip())):
-        name, plus, _ = word.partition("+PTX")
+    for word in re.findall(r"[^\s;,]+", os.environ[variable]):
+        name = word.removesuffix("+PTX")
         for number in GENERATIONS.get(name, [name]):
             if not re.fullmatch(r"\d+\.\d[af]?", number):
-                raise BuildError(
-                    f"{variable} holds {word!r}, expected numbers like 8.0 or 9.0+PTX, or {', '.join(GENERATIONS)}"
-                )
+                names = ", ".join(GENERATIONS)
+                raise BuildError(f"{variable} holds {word!r}, expected numbers like 8.0 or 9.0+PTX, or {names}")
             if _number(number) < OLDEST_ARCHITECTURE:
                 if variable == "TORCH_CUDA_ARCH_LIST":  # torch's list: torch itself may run there
                     continue
                 raise BuildError(f"{variable} holds {number}, and the kernels need compute capability 8.0 or newer")
             if number.rstrip("af") not in known:
                 version = "{}.{}".format(*toolkit.version)
-                raise BuildError(f"{variable} holds {number}, which nvcc {version} does not know: {', '.join(known)}")
-            found[number] = found.get(number, False) or bool(plus)
+                raise BuildError(
+                    f"{variable} holds {number}, which nvcc {version} does not know: choose from {', '.join(known)}, "
+                    "or set MMKERNELS_CUDA_HOME to another toolkit"
+                )
+            found[number] = found.get(number, False) or word != name
     if not found:
-        raise BuildError(f"{variable} is {torch_listed!r}, and the kernels need compute capability 8.0 or newer")
+        text = os.environ[variable]
+        raise BuildError(f"{variable} is {text!r}, and the kernels need compute capability 8.0 or newer")
     return [f"{name}+PTX" if ptx else name for name, ptx in sorted(found.items(), key=lambda each: _number(each[0]))]
 
 
@@ -119,12 +120,17 @@ def nvcc_flags(toolkit: Toolkit, architectures: list[str]) -> list[str]:
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if plus:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    threads = os.environ.get("MMKERNELS_NVCC_THREADS", "").strip()
-    if threads:
-        if not threads.isdigit() or int(threads) < 1:
-            raise BuildError(f"MMKERNELS_NVCC_THREADS must be a positive integer, got {threads!r}")
-        flags.append(f"--threads={threads}")
-    return [*flags, *words("NVCCFLAGS")]
+    return [*flags, f"--threads={threads()}", *words("NVCCFLAGS")]
+
+
+def threads() -> int:
+    """How many architectures one nvcc compiles at a time."""
+    return positive("MMKERNELS_NVCC_THREADS") or 1
+
+
+def job_memory() -> float:
+    """GiB that one nvcc may take."""
+    return 3.0 * threads()
 
 
 def _find_nvcc() -> Path | None:
@@ -162,7 +168,10 @@ def _known_architectures(toolkit: Toolkit) -> list[str]:
     """What this nvcc compiles for, from 8.0 on."""
     told = subprocess.run([str(toolkit.nvcc), "--list-gpu-code"], capture_output=True, text=True).stdout
     names = [f"{number[:-1]}.{number[-1]}" for number in re.findall(r"sm_(\d+)", told)]
-    return sorted((name for name in set(names) if _number(name) >= OLDEST_ARCHITECTURE), key=_number)
+    known = sorted((name for name in set(names) if _number(name) >= OLDEST_ARCHITECTURE), key=_number)
+    if not known:
+        raise BuildError(f"{toolkit.nvcc} names no architecture from 8.0 on: {REMEDY}")
+    return known
 
 
 def _number(architecture: str) -> tuple[int, int]:

@@ -211,7 +211,7 @@ class Check:
         import torch
 
         from tools import cuda
-        from tools.ninja_rules import BuildError
+        from tools.machine import BuildError
 
         if not torch.cuda.is_available():
             return NO_DEVICE

@@ -1,11 +1,7 @@
-"""The ninja rules of one library, and what every build asks of the machine: compiler, ninja, torch's folder, memory."""
+"""The ninja rules of one library, and how a failed build says what went wrong."""
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
-import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -15,19 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-OLDEST_TORCH = (2, 10)
-GIB = 1 << 30
-# What compilers and the kernel's killer of processes print.
+from tools.machine import ROOT, BuildError, english, find_compiler, find_ninja, is_on, jobs
+
+# What compilers, linkers and the kernel's killer of processes print, and what it means.
 OUT_OF_MEMORY = (
-    r"out of memory|virtual memory exhausted|cannot allocate memory|bad_alloc"
-    r"|killed (signal|\(program)|signal 9|^killed$"
+    r"out of memory|virtual memory exhausted|cannot allocate memory|memory allocation failure|std::bad_alloc"
+    r"|killed (signal|\(program)|signal 9|\bkilled$"
 )
-
-
-class BuildError(RuntimeError):
-    """The native build cannot go on; the text says what is missing."""
+SENTENCES = {
+    OUT_OF_MEMORY: "a compiler ran out of memory, of {jobs} at a time that may take {memory:g} GiB each: set "
+    "MAX_JOBS to fewer, or give the machine more",
+    r"no space left on device": "the disk is full: make room in {folder} and in the temporary folder, or set TMPDIR",
+    r"unsupported (gnu|clang) version": "this nvcc is too old for this C++ compiler: set CXX to an older one, or "
+    "MMKERNELS_CUDA_HOME to a newer toolkit",
+    r"unsupported gpu architecture": "nvcc does not know an architecture that MMKERNELS_CUDA_ARCHS or "
+    "TORCH_CUDA_ARCH_LIST names (above): leave it out, or set MMKERNELS_CUDA_HOME to a newer toolkit",
+    r"(cuda_|crt/|nv/|cooperative_)[\w./]+: no such file": "the CUDA toolkit lacks headers: install all of it, or with "
+    "pip nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-cuda-runtime and nvidia-cuda-cccl, all of one version",
+}
 
 
 @dataclass
@@ -51,20 +54,19 @@ class Build:
         self.compiles.append((f"{name}.{isa}.o" if isa else f"{name}.o", source, flags))
 
     def ninja(self, compiler: list[str]) -> str:
-        launcher = [found] if (found := shutil.which("ccache")) else []
         lines = [
             "ninja_required_version = 1.8",
-            *_compile_rule("compile", [*launcher, *compiler]),
-            *(_compile_rule("nvcc", [*launcher, *self.nvcc]) if self.nvcc else []),
+            *_compile_rule("compile", compiler),
+            *(_compile_rule("nvcc", self.nvcc) if self.nvcc else []),
             "rule link",
-            f"  command = {shlex.join(self.nvcc or compiler)} -o $out $in $flags",
+            f"  command = {_quote(self.nvcc or compiler)} -o $out $in $flags",
             "  description = link $out",
         ]
         for name, source, flags in self.compiles:
             rule = "nvcc" if source.suffix == ".cu" else "compile"
             lines += [f"build {name}: {rule} {_escape(source)}", f"  flags = {_quote(flags)}"]
         if self.stubs:
-            command = f"{shlex.join(compiler)} -shared -fPIC -nostdlib -Wl,-soname,$out -o $out $in"
+            command = f"{_quote(compiler)} -shared -fPIC -nostdlib -Wl,-soname,$out -o $out $in"
             lines += ["rule stub", f"  command = {command}", "  description = stub $out"]
         lines += [f"build {name}: stub {_escape(source)}" for name, source in self.stubs.items()]
         inputs = " ".join([*(name for name, _, _ in self.compiles), *self.stubs])
@@ -81,13 +83,13 @@ class Build:
             rules = self.folder / "build.ninja"
             if not rules.exists() or rules.read_text() != text:
                 rules.write_text(text)
-            command = [*find_ninja(), "-C", str(self.folder), "-j", str(jobs(self.job_memory))]
+            at_once = jobs(self.job_memory)
+            command = [*find_ninja(), "-C", str(self.folder), "-j", str(at_once)]
             status, printed = _show([*command, *(["-v"] if verbose else ["--quiet"])])
-        if status and re.search(OUT_OF_MEMORY, printed, flags=re.IGNORECASE | re.MULTILINE):
-            raise BuildError(
-                f"a compiler ran out of memory (each may take {self.job_memory:g} GiB): set MAX_JOBS to fewer at a time"
-            )
         if status:
+            for pattern, sentence in SENTENCES.items():
+                if re.search(pattern, printed, flags=re.IGNORECASE | re.MULTILINE):
+                    raise BuildError(sentence.format(jobs=at_once, memory=self.job_memory, folder=self.folder))
             raise BuildError(f"{shlex.join(command)} failed with status {status}; its output stands above")
         return self.output
 
@@ -95,9 +97,8 @@ class Build:
 def _show(command: list[str]) -> tuple[int, str]:
     """Runs a command whose output goes on to ours as it comes; its status and what it printed."""
     printed = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as run:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=english(), text=True, errors="replace", **pipes) as run:
         assert run.stdout is not None
         for line in run.stdout:
             print(line, end="", file=sys.stderr, flush=True)
@@ -106,72 +107,16 @@ def _show(command: list[str]) -> tuple[int, str]:
 
 
 def _compile_rule(name: str, command: list[str]) -> list[str]:
+    """Through ccache, where it is on the PATH and CXX does not name it already."""
+    found = shutil.which("ccache")
+    launcher = [found] if found and Path(command[0]).name != "ccache" else []
     return [
         f"rule {name}",
-        f"  command = {shlex.join(command)} $flags -MMD -MF $out.d -c $in -o $out",
+        f"  command = {_quote([*launcher, *command])} $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         f"  description = {name} $out",
     ]
-
-
-def find_compiler() -> list[str]:
-    """CXX, or the first of g++, clang++, c++; checked to be new enough."""
-    named = words("CXX")
-    command = named or [name for name in ("g++", "clang++", "c++") if shutil.which(name)][:1]
-    if not command:
-        raise BuildError("no C++ compiler found: install g++ 11 or newer, or set CXX")
-    try:
-        told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
-        version = subprocess.run([*command, "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"the C++ compiler {shlex.join(command)} does not run: {error}") from error
-    if "clang" not in told and version and int(version.split(".")[0]) < 11:
-        raise BuildError(f"{shlex.join(command)} is GCC {version}; GCC 11 or newer is needed")
-    return command
-
-
-def find_ninja() -> list[str]:
-    if importlib.util.find_spec("ninja") is not None:
-        return [sys.executable, "-m", "ninja"]
-    if found := shutil.which("ninja"):
-        return [found]
-    raise BuildError("ninja not found: pip install ninja")
-
-
-def torch_folder() -> Path:
-    """Where torch is installed, without importing it."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise BuildError("torch is not installed in the building environment (see docs/building.md)")
-    version = importlib.metadata.version("torch")
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if not found or (int(found[1]), int(found[2])) < OLDEST_TORCH:
-        raise BuildError(f"torch {version} is too old to build against: 2.10 or newer is needed")
-    return Path(spec.origin).parent
-
-
-def jobs(job_memory: float = 1.5) -> int:
-    """How many compilers of so many GiB may run at once."""
-    if limit := os.environ.get("MAX_JOBS"):
-        if not limit.isdigit() or int(limit) < 1:
-            raise BuildError(f"MAX_JOBS must be a positive integer, got {limit!r}")
-        return int(limit)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        free = None
-    return max(1, min(processors, int(int(free[1]) * 1024 / (job_memory * GIB)) if free else processors))
-
-
-def is_on(variable: str) -> bool:
-    """Whether a switch in the environment says yes."""
-    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
-
-
-def words(variable: str) -> list[str]:
-    return shlex.split(os.environ.get(variable, ""))
 
 
 def _escape(path: Path) -> str:
@@ -185,6 +130,8 @@ def _quote(flags: list[str]) -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Parallel test workers must not run ninja in one folder at the same time."""
+    import fcntl  # not on Windows, where nothing is built but this module is imported
+
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

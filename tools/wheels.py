@@ -2,7 +2,7 @@
 
     python -m tools.wheels build [--cuda] [--json FILE]     into dist/cpu or dist/cuda, with the source archive
     python -m tools.wheels check WHEEL
-    python -m tools.wheels test WHEEL [--python python3.12] [--torch 2.13.0] [--suite]
+    python -m tools.wheels test WHEEL [--python python3.12] [--torch 2.10.0] [--suite]
 
 `make wheel`, `make wheel-cuda` and `make test-wheel` call it. docs/building.md says what the flavours are.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -25,14 +27,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.ninja_rules import ROOT, BuildError
+from tools.machine import ROOT, BuildError
 
 PLATFORM = "manylinux_2_28"
 # What the user's torch and driver bring, which a wheel must not hold a copy of.
 EXCLUDED = ("libtorch*", "libc10*", "libcuda.so*", "libcudart*")
 # What --suite runs of the tests: none of these compiles anything.
 SUITE = ("tests/conformance", "tests/torch", "tests/nn")
-LARGEST = 60 << 20
+LARGEST = 60_000_000
 """Bytes that a wheel may have."""
 
 
@@ -40,12 +42,18 @@ def build(with_cuda: bool) -> dict[str, object]:
     """The source archive and the repaired, checked wheel of one flavour in dist/<flavour>; what it took."""
     folder = ROOT / "dist" / ("cuda" if with_cuda else "cpu")
     shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name)
         environment = {**os.environ, "MMKERNELS_CUDA": "1" if with_cuda else "0"}
+        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", name]
+        _run([*command, "--sdist", str(ROOT)], env=environment)
+        (archive,) = made.glob("*.tar.gz")
         # from the archive, as a user's build is: what the archive lacks does not go unnoticed
-        command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", made, str(ROOT)]
-        seconds, peak = _measured(lambda: _run(command, env=environment))
-        (archive,), (wheel,) = Path(made).glob("*.tar.gz"), Path(made).glob("*.whl")
+        shutil.unpack_archive(archive, made)
+        tree = archive.with_name(archive.name.removesuffix(".tar.gz"))
+        took = _measured(lambda: _run([*command, "--wheel", str(tree)], env=environment))
+        took |= longest_unit(tree / "build")
+        (wheel,) = made.glob("*.whl")
         folder.mkdir(parents=True)
         excluded = [word for name in EXCLUDED for word in ("--exclude", name)]
         tag = f"{PLATFORM}_{os.uname().machine}"
@@ -53,13 +61,15 @@ def build(with_cuda: bool) -> dict[str, object]:
         shutil.copy(archive, folder)
     (wheel,) = folder.glob("*.whl")
     check(wheel)
-    return {
-        "wheel": wheel.name,
-        "bytes": wheel.stat().st_size,
-        "seconds": round(seconds, 1),
-        "peak_bytes": peak,
-        "processors": len(os.sched_getaffinity(0)),
-    }
+    return {"wheel": wheel.name, "bytes": wheel.stat().st_size, **took}
+
+
+def longest_unit(folder: Path) -> dict[str, object]:
+    """Which translation unit ninja spent most time on below a folder of builds, and the seconds by the clock."""
+    logged = [line.split("\t") for log in folder.rglob(".ninja_log") for line in log.read_text().splitlines()[1:]]
+    seconds = {output: (int(end) - int(start)) / 1000 for start, end, _, output, _ in logged}
+    unit = max((output for output in seconds if output.endswith(".o")), key=seconds.__getitem__)
+    return {"longest_unit": unit, "longest_unit_seconds": round(seconds[unit], 1)}
 
 
 def check(wheel: Path) -> None:
@@ -67,7 +77,7 @@ def check(wheel: Path) -> None:
     if f"-cp310-abi3-{PLATFORM}" not in wheel.name:
         raise BuildError(f"{wheel.name} is not tagged cp310-abi3-{PLATFORM}")
     if wheel.stat().st_size > LARGEST:
-        raise BuildError(f"{wheel.name} has {wheel.stat().st_size >> 20} MiB, more than {LARGEST >> 20}")
+        raise BuildError(f"{wheel.name} has {wheel.stat().st_size / 1e6:.1f} MB, more than {LARGEST / 1e6:g}")
     _run([*_tool("abi3audit"), "--strict", str(wheel)])
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as file:
         file.extractall(folder)
@@ -97,10 +107,19 @@ def test(wheel: Path, python: str, torch: str, suite: bool) -> None:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for part in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / part, folder)
-        cuda = any(path.endswith("_cuda.abi3.so") for path in zipfile.ZipFile(wheel).namelist())
-        run(own, "tests/build/installed.py", *(["--cuda"] if cuda else []))
+        run(own, "tests/build/installed.py", *(["--cuda"] if "mmkernels/_cuda.abi3.so" in _files(wheel) else []))
         if suite:
             run(own, "-m", "pytest", "-q", "-m", "not slow and not nightly", *SUITE)
+
+
+def _pinned_torch() -> str:
+    pins = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    return str(pins[0])
+
+
+def _files(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
 
 
 def _run(command: list[str], **options: Any) -> None:
@@ -120,8 +139,8 @@ def _tool(name: str) -> list[str]:
     return [str(path)]
 
 
-def _measured(work: Callable[[], None]) -> tuple[float, int]:
-    """Seconds that `work` took, and the most memory that the processes it started held at once, in bytes."""
+def _measured(work: Callable[[], None]) -> dict[str, object]:
+    """What `work` took: seconds by the clock and of processors, and the most memory its processes held at once."""
     done = threading.Event()
     peak = 0
 
@@ -132,13 +151,24 @@ def _measured(work: Callable[[], None]) -> tuple[float, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.monotonic()
+    start, used = time.monotonic(), _processor_seconds()
     try:
         work()
     finally:
         done.set()
         watcher.join()
-    return time.monotonic() - start, peak
+    return {
+        "seconds": round(time.monotonic() - start, 1),
+        "processor_seconds": round(_processor_seconds() - used, 1),
+        "processors": len(os.sched_getaffinity(0)),
+        "peak_bytes": peak,
+    }
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory_of_children(root: int) -> int:
@@ -168,7 +198,7 @@ def main() -> None:
     tester = commands.add_parser("test", help="install a wheel into a clean environment and use it")
     tester.add_argument("wheel", type=Path)
     tester.add_argument("--python", default=sys.executable, help="the Python of the environment (default: this one)")
-    tester.add_argument("--torch", default="2.13.0", help="the version of torch (default: 2.13.0)")
+    tester.add_argument("--torch", default=_pinned_torch(), help="its torch (default: that of constraints.txt)")
     tester.add_argument("--suite", action="store_true", help="the quick tests too, not one call of every op only")
     args = parser.parse_args()
     try:

@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "kernels.h"
 
@@ -41,11 +44,18 @@ struct Candidate {
   bool runs;
 };
 
+#if defined(__x86_64__)
+// clang learnt __builtin_cpu_supports("f16c") late. What the system must save for it, avx2 has asked.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 // Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels, with bf16 in pairs.
 const Candidate* candidates(int& count) {
 #if defined(__x86_64__)
-  static const bool kAvx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool kAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   static const bool kAvx512 = kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool kAvx512Bf16 = kAvx512 && __builtin_cpu_supports("avx512bf16");

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.build.test_library import symbols
-from tools import cuda, native, ninja_rules
-from tools.ninja_rules import BuildError
+from tools import cuda, native
+from tools.machine import BuildError
 
 VARIABLES = (
     *("MMKERNELS_CUDA", "MMKERNELS_CUDA_HOME", "CUDA_HOME", "MMKERNELS_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"),
@@ -129,13 +129,23 @@ def test_an_older_toolkit_leaves_out_what_it_does_not_know(tmp_path):
     assert cuda.architectures(toolkit) == ["8.0", "8.6", "8.9", "9.0+PTX"]
 
 
+def test_a_toolkit_that_knows_nothing_new(tmp_path):
+    with pytest.raises(BuildError, match=r"names no architecture from 8\.0 on: set MMKERNELS_CUDA_HOME"):
+        cuda.architectures(cuda.Toolkit(fake_toolkit(tmp_path, known="sm_52 sm_75"), (13, 0)))
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
         ("MMKERNELS_CUDA_ARCHS", "7.5", "MMKERNELS_CUDA_ARCHS holds 7.5, and the kernels need compute capability 8.0"),
         ("TORCH_CUDA_ARCH_LIST", "7.0 7.5", "TORCH_CUDA_ARCH_LIST is '7.0 7.5', and the kernels need"),
         ("MMKERNELS_CUDA_ARCHS", "sm_90", "MMKERNELS_CUDA_ARCHS holds 'sm_90', expected numbers like 8.0"),
-        ("MMKERNELS_CUDA_ARCHS", "99.0", "MMKERNELS_CUDA_ARCHS holds 99.0, which nvcc 13.0 does not know: 8.0, 8.6"),
+        ("MMKERNELS_CUDA_ARCHS", "9.0+PTXX", "MMKERNELS_CUDA_ARCHS holds '9.0+PTXX', expected numbers like 8.0"),
+        (
+            "MMKERNELS_CUDA_ARCHS",
+            "99.0",
+            "MMKERNELS_CUDA_ARCHS holds 99.0, which nvcc 13.0 does not know: choose from 8.0",
+        ),
     ],
 )
 def test_wrong_architectures(monkeypatch, tmp_path, variable, value, sentence):
@@ -151,8 +161,10 @@ def test_flags(monkeypatch, tmp_path):
     assert codes == [f"arch=compute_{a},code={kind}_{a}" for a, kind in ((80, "sm"), (120, "sm"), (120, "compute"))]
     assert {"-std=c++17", "-O3", "--expt-relaxed-constexpr", "-DMMK_ISA=device", "-I/pip"} <= set(flags)
     assert "--use_fast_math" not in flags and any("-fvisibility=hidden" in flag for flag in flags)
+    memory = cuda.job_memory()
     monkeypatch.setenv("MMKERNELS_NVCC_THREADS", "3")
     assert "--threads=3" in cuda.nvcc_flags(toolkit, ["8.0"])
+    assert cuda.job_memory() == 3 * memory
     monkeypatch.setenv("MMKERNELS_NVCC_THREADS", "0")
     with pytest.raises(BuildError, match="MMKERNELS_NVCC_THREADS must be a positive integer, got '0'"):
         cuda.nvcc_flags(toolkit, ["8.0"])
@@ -250,14 +262,3 @@ def test_library_loads_beside_its_stub(library):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "8.0+PTX"
-
-
-def test_the_rules_of_a_mixed_build(tmp_path):
-    """`.cu` by nvcc, `.cpp` by the compiler, linked by nvcc against the stub."""
-    build = ninja_rules.Build(tmp_path, tmp_path / "x.so", ["-shared"], nvcc=["nvcc"], stubs={"libs.so": Path("s.cpp")})
-    build.add(native.ROOT / "csrc" / "cuda" / "launch" / "device.cu", ["-a"])
-    build.add(native.ROOT / "csrc" / "ops" / "cuda" / "attention.cpp", ["-b"])
-    rules = build.ninja(["g++"])
-    assert "build csrc-cuda-launch-device.o: nvcc " in rules and "build csrc-ops-cuda-attention.o: compile " in rules
-    assert re.search(r"command = nvcc -o \$out \$in \$flags", rules)
-    assert "link csrc-cuda-launch-device.o csrc-ops-cuda-attention.o libs.so\n" in rules

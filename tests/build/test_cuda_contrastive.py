@@ -5,49 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkernels import _native, _native_cuda, backend
+from mmkernels import _native, _native_cuda
 from mmkernels.ops.contrastive import cuda
-from tests.build.objects import cpu_objects
+from tests.build import doubles
+from tests.build.doubles import ON_GPU
 from tests.contrastive.naive import KINDS, POSITIVES, Case
 from tests.contrastive.rule import Expectation
-from tools import native, ninja_rules
 
 pytestmark = [
     pytest.mark.skipif(not _native.loaded, reason=f"no native library: {_native.why_not_loaded}"),
     pytest.mark.skipif(_native_cuda.why_not_loaded() is None, reason="the real CUDA library is loaded"),
 ]
 NAMES = ("contrastive_forward", "contrastive_backward", "contrastive_sigmoid")
-ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 
 
 @pytest.fixture(scope="module")
 def double():
-    """The ops with their double, and CPU tensors sent to the kernels registered for GPUs."""
-    objects = cpu_objects()
-    torch_folder = ninja_rules.torch_folder()
-    flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", f"-I{native.ROOT / 'csrc'}"]
-    folder = native.ROOT / "build" / "tests-cuda-contrastive"
-    link = ["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
-    build = ninja_rules.Build(folder=folder, output=folder / "double.so", link=link)
-    for source in ("csrc/ops/cuda/contrastive.cpp", "tests/build/contrastive_double.cpp", "tests/build/stream_double.cpp"):
-        build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
-    torch.ops.load_library(str(build.run()))
-    entries = torch.library.Library("mmkernels_cuda", "IMPL")
-    for name in NAMES:
-        entry = getattr(torch.ops.mmkernels_cuda, name).default
-        entries.impl(name, lambda *args, entry=entry: entry.redispatch(ON_GPU, *args), "CPU")
-    yield torch.ops.mmkernels_cuda
-    entries._destroy()
+    with doubles.loaded("contrastive", "contrastive_double", NAMES) as ops:
+        yield ops
 
 
 @pytest.fixture
 def backend_name(double, monkeypatch):
-    """The cuda backend takes CPU tensors meanwhile."""
-    monkeypatch.setattr(cuda, "why_not_native_cuda", lambda problem, other: [])
-    monkeypatch.setattr(cuda, "unverified", lambda problem: [])
-    backend.select.cache_clear()
-    yield "cuda"
-    backend.select.cache_clear()
+    with doubles.chosen(monkeypatch, cuda) as name:
+        yield name
 
 
 @pytest.mark.parametrize("positives", POSITIVES)

@@ -9,52 +9,31 @@ import pytest
 import torch
 
 from bench.attention.problems import PROBLEMS, Problem
-from mmkernels import _native, _native_cuda, backend
+from mmkernels import _native, _native_cuda
 from mmkernels.ops.attention import cpu, cuda
 from mmkernels.ops.attention.lowered import Lowered
-from tests.build.objects import cpu_objects
 from tests.backends import dtypes
+from tests.build import doubles
+from tests.build.doubles import ON_GPU
 from tests.conformance.test_empty_rows import MASKS, make
 from tests.tolerance import Expectation, check_call
-from tools import native, ninja_rules
 
 pytestmark = [
     pytest.mark.skipif(not _native.loaded, reason=f"no native library: {_native.why_not_loaded}"),
     pytest.mark.skipif(_native_cuda.why_not_loaded() is None, reason="the real CUDA library is loaded"),
 ]
-ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 
 
 @pytest.fixture(scope="module")
 def double():
-    """The library with its double, and CPU tensors sent to the kernels registered for GPUs."""
-    objects = cpu_objects()
-    torch_folder = ninja_rules.torch_folder()
-    flags = [*native.FLAGS, "-O1", "-DUSE_CUDA", '-DMMK_CUDA_ARCHITECTURES="8.0"', f"-I{native.ROOT / 'csrc'}"]
-    build = ninja_rules.Build(
-        folder=native.ROOT / "build" / "tests-cuda",
-        output=native.ROOT / "build" / "tests-cuda" / "double.so",
-        link=["-shared", "-Wl,-Bsymbolic", *objects, f"-L{torch_folder / 'lib'}", "-ltorch_cpu"],
-    )
-    for source in ("csrc/ops/cuda/attention.cpp", "tests/build/cuda_double.cpp", "tests/build/stream_double.cpp"):
-        build.add(native.ROOT / source, [*flags, f"-isystem{torch_folder / 'include'}"])
-    torch.ops.load_library(str(build.run()))
-    entries = torch.library.Library("mmkernels_cuda", "IMPL")
-    for name in ("attention_forward", "attention_backward"):
-        entry = getattr(torch.ops.mmkernels_cuda, name).default
-        entries.impl(name, lambda *args, entry=entry: entry.redispatch(ON_GPU, *args), "CPU")
-    yield torch.ops.mmkernels_cuda
-    entries._destroy()
+    with doubles.loaded("attention", "cuda_double", ("attention_forward", "attention_backward")) as ops:
+        yield ops
 
 
 @pytest.fixture
 def backend_name(double, monkeypatch):
-    """The cuda backend takes CPU tensors meanwhile."""
-    monkeypatch.setattr(cuda, "why_not_native_cuda", lambda problem, other: [])
-    monkeypatch.setattr(cuda, "unverified", lambda problem: [])
-    backend.select.cache_clear()
-    yield "cuda"
-    backend.select.cache_clear()
+    with doubles.chosen(monkeypatch, cuda) as name:
+        yield name
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)

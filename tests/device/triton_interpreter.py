@@ -26,7 +26,7 @@ from mmkernels.ops.attention import native_call, triton
 from mmkernels.ops.attention.empty_rows import unmask_empty_rows
 from mmkernels.ops.attention.lowered import Lowered
 from tests.backends import in_place_of
-from tools.ninja_rules import ROOT
+from tools.machine import ROOT
 
 BLOCKS = "mmkernels.triton_blocks"
 OPS = ("attention", "fusion", "contrastive")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mmkernels as mmk
-from mmkernels import _native_cuda, backend, cli
+from mmkernels import _native, _native_cuda, backend, cli
 from mmkernels.backend import Problem
 from mmkernels.ops.attention import cuda
 
@@ -43,6 +43,22 @@ def test_why_the_library_is_not_there(fresh, tmp_path, version, file, sentence):
     assert sentence in _native_cuda.why_not_loaded()
     assert sentence in _native_cuda.description()
     assert any(sentence in reason for reason in cuda.why_not(problem()))
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        ("2.9.1+cu128", "it needs torch 2.10 or newer, and this is 2.9.1+cu128"),
+        ("2.10.0a0+git", "file too short"),  # what the system says of an empty library
+        ("3.0.0", "file too short"),
+    ],
+)
+def test_why_a_library_does_not_load(monkeypatch, tmp_path, version, sentence):
+    """The reason itself, not torch's word that the file could not be loaded."""
+    library = tmp_path / "_C.abi3.so"
+    library.touch()
+    monkeypatch.setattr(torch, "__version__", version)
+    assert sentence in str(_native.why_not_opened(library))
 
 
 def test_switched_off(fresh):

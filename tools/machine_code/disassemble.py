@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.cuda import DEVICE_FLAGS, Toolkit, find_toolkit
-from tools.ninja_rules import BuildError
+from tools.machine import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)

@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.device.compile import ptx_of
 from tools import native
-from tools.ninja_rules import ROOT, find_compiler
+from tools.machine import ROOT, find_compiler
 
 FOLDER = ROOT / "build" / "planted"
 DEVICE = ROOT / "tests" / "device"
