@@ -32,7 +32,8 @@ MMK_NAMESPACE_BEGIN
 template __global__ void attention_forward<ForwardKernels<Half, 128>::Plain>(const __grid_constant__ AttentionCall);
 template __global__ void attention_forward<ForwardKernels<Half, 256>::Plain>(const __grid_constant__ AttentionCall);
 template __global__ void attention_forward<ForwardKernels<BFloat16, 256>::Few>(const __grid_constant__ AttentionCall);
-template __global__ void attention_forward<ForwardKernels<float, 256>::General>(const __grid_constant__ AttentionCall);
+template __global__ void attention_backward<BackwardKernels<float, 256, true>::Query>(
+    const __grid_constant__ AttentionBackwardCall);
 template __global__ void attention_backward<BackwardKernels<Half, 64, false>::Key>(
     const __grid_constant__ AttentionBackwardCall);
 template __global__ void attention_backward<BackwardKernels<Half, 256, false>::Value>(

@@ -62,6 +62,10 @@ def write_kept(report: Figures, path: Path, add: bool = False) -> None:
     kept = _kept(report)
     if add and path.exists():
         _add_others(kept, json.loads(path.read_text()))
+    _write(kept, path)
+
+
+def _write(kept: Figures, path: Path) -> None:
     kernels = [
         f" {json.dumps(name)}: {{\n"
         + _lines([f'  "{arch}": {json.dumps(rows[arch])}' for arch in _archs(rows)])

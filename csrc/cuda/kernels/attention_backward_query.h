@@ -6,7 +6,8 @@
 // sees. q and dO are in shared memory, and a ring of two pairs of key and value tiles, as in the forward; logits,
 // gradients of logits and dq stay in registers: dS is the left operand of its product where it lies.
 //
-// dq is a sum over the keys of a chunk in order, and chunks are added in order, those before resting in device memory.
+// dq is a sum over the keys of a chunk in order, and chunks are added in order, those before resting in device memory. A
+// query that is broadcast along the batch is summed over it by its own block, in order.
 //
 // Blocks that are not seen whole test every pair: a hidden one has -0 for its gradient, whatever dO, v or the bias hold
 // there, and keys with a NaN or infinity are kept from the rows that do not see them (product.h, add_poison).
@@ -284,7 +285,8 @@ struct AttentionBackwardQuery {
     for (int r = 0; r < 2; ++r) {
       const QueryRow row = known_row(r);
       if (!row.inside) continue;
-      const int64_t at = place.batch * view.batch + row.head * view.head + (place.query_first + row.query) * view.row;
+      const int64_t batch = p.query_batches == 1 ? 0 : place.batch;
+      const int64_t at = batch * view.batch + row.head * view.head + (place.query_first + row.query) * view.row;
       write_row(gradient, r, global<T>(view.data) + at, static_cast<int>(p.dim_qk), p.scale);
     }
   }
@@ -297,21 +299,26 @@ struct AttentionBackwardQuery {
     const Global<float> rest =
         global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(block_index_x()) * kStateNumbers;
     if constexpr (kGeneral) dense_mask = has_dense_mask(p.mask);
+    const int last = p.cu_q == nullptr && p.query_batches == 1 ? static_cast<int>(p.batch) - 1 : place.batch;
     bool some = false;
     gradient.clear();
-    begin();
-    for (int s = 0; s < p.num_segments; ++s) {
-      const Source source = key_source<T>(call, place, s);
-      look_at(s, source);
-      for (int start = 0; start < source.length; start += kChunkKeys) {
-        if (!chunk(s, source, start) || call.scratch == nullptr) continue;
-        if (some) add_saved<kThreads>(gradient, rest);
-        some = true;
-        save<kThreads>(gradient, rest);
+    for (;; ++place.batch) {
+      begin();
+      for (int s = 0; s < p.num_segments; ++s) {
+        const Source source = key_source<T>(call, place, s);
+        look_at(s, source);
+        for (int start = 0; start < source.length; start += kChunkKeys) {
+          if (!chunk(s, source, start) || call.scratch == nullptr) continue;
+          if (some) add_saved<kThreads>(gradient, rest);
+          some = true;
+          save<kThreads>(gradient, rest);
+        }
       }
+      commit_copies();
+      wait_copies<0>();
+      if (place.batch >= last) break;
+      sync_block();  // this entry's tiles have been read
     }
-    commit_copies();
-    wait_copies<0>();
     end();
   }
 };

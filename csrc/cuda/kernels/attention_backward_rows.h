@@ -35,6 +35,8 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
     return (lse > kFar && lse < INFINITY) || (lse < -kFar && lse > -INFINITY);
   }
 
+  /// One tile of pairs. The keys before have been read: stage_addends ends with a barrier of the warp, behind its product, and
+  /// block_sees has one of the block where it has several warps.
   MMK_DEVICE void visit(const Source& source, int first) {
     if (!this->block_sees(first)) return;
     this->copy_block(source, 0, first);
@@ -67,7 +69,6 @@ struct AttentionBackwardRows : AttentionBackwardQuery<T, kDim, kWarps, kKeys, tr
 #pragma unroll
         for (int e = 0; e < 2; ++e) sum[r] += exp2_approx((s.at[0][n][2 * r + e] - shift) * kLog2E);
     }
-    if constexpr (kWarps == 1) sync_warp();  // the keys have been read; several warps have a barrier in block_sees
   }
 
   MMK_DEVICE void run() {

@@ -59,9 +59,10 @@ BackwardLaunch plan_backward_query(const AttentionProblem& p) {
   if (p.grad_query.data == nullptr) return launch;
   const bool packed = p.cu_q != nullptr;
   launch.call.tiles = static_cast<int>(ceil_div(p.len_q, Kernel::kRows) + (packed ? p.batch : 0));
-  launch.blocks = launch.call.tiles * p.heads_q * (packed ? 1 : p.batch);
+  launch.blocks = launch.call.tiles * p.heads_q * (packed ? 1 : p.query_batches);
   int64_t chunks = 0;
   for (int s = 0; s < p.num_segments; ++s) chunks += ceil_div(p.segments[s].length, Kernel::kChunkKeys);
+  if (!packed) chunks *= p.batch / (p.query_batches > 0 ? p.query_batches : 1);
   if (chunks > 1) launch.scratch_bytes = launch.blocks * Kernel::kStateNumbers * static_cast<int64_t>(sizeof(float));
   return launch;
 }

@@ -62,8 +62,7 @@ struct Capped {
 MMK_DEVICE Capped capped(const AttentionProblem& p, float s) {
   const float x = s * p.scale;
   if (p.softcap == 0.0f) return {x, 1.0f};
-  const float inverse = smaller(reciprocal(p.softcap), 3.402823466e38f);  // one for all pairs, and never infinite
-  const float t = LaneOps<float>::hyperbolic_tangent(x * inverse);
+  const float t = LaneOps<float>::hyperbolic_tangent(x / p.softcap);
   return {p.softcap * t, fused(-t, t, 1.0f)};
 }
 

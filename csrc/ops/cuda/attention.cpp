@@ -25,8 +25,6 @@ void run(const AttentionProblem& p, const Tensor& query, Workspace workspace, La
             p.num_segments);
   MMK_CHECK(p.dim_qk <= kMaxCudaHeadDim && p.dim_v <= kMaxCudaHeadDim, "the CUDA kernels take head dims to ",
             kMaxCudaHeadDim, ", got ", p.dim_qk, " and ", p.dim_v);
-  MMK_CHECK(p.cu_q != nullptr || p.query_batches == p.batch, "query has batch ", p.query_batches, ", expected ",
-            p.batch);
   MMK_CHECK(!p.mask.unmask_empty_rows, "empty rows must be unmasked before the CUDA kernels are called");
   if (p.batch == 0 || p.heads_q == 0 || p.len_q == 0) return;
   const auto device = query.device();

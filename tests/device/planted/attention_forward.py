@@ -214,7 +214,9 @@ OFFSETS = {
     "zero of a table": kernel(
         "row.entry = b.zero - query;", "row.entry = b.zero + query;", "relative bias", NUMBERS, SCORES
     ),
-    "softcap undivided": kernel("hyperbolic_tangent(x * inverse)", "hyperbolic_tangent(x)", "softcap", NUMBERS, PAIRS),
+    "softcap undivided": kernel(
+        "hyperbolic_tangent(x / p.softcap)", "hyperbolic_tangent(x)", "softcap", NUMBERS, PAIRS
+    ),
     "words of dropout swapped": kernel(
         "shuffle_xor(odd ? own.word[0] : own.word[2], 1)",
         "shuffle_xor(odd ? own.word[1] : own.word[3], 1)",
