@@ -130,7 +130,7 @@ def threads() -> int:
 
 def job_memory() -> float:
     """GiB that one nvcc may take."""
-    return 3.0 * threads()
+    return 1.0 * threads()
 
 
 def _find_nvcc() -> Path | None:

@@ -52,11 +52,12 @@ def main() -> None:
         warnings.simplefilter("ignore")  # of a library that no hardware has verified
         told = str(mmk.explain(query, key, key))
     print(told)
-    if with_cuda and not torch.version.cuda:
+    if with_cuda:
         from mmkernels import _native_cuda
 
-        assert _native_cuda.why_not_loaded(), "the CUDA library cannot load on a CPU torch, and nothing says so"
-        print(f"the CUDA library: {_native_cuda.why_not_loaded()}")
+        reason = _native_cuda.why_not_loaded()
+        assert (reason is None) == (torch.version.cuda is not None), f"loaded where torch is a CUDA build: {reason}"
+        print(f"the CUDA library: {_native_cuda.description()}")
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}: ok; import after torch {1000 * seconds:.0f} ms")
 
 
