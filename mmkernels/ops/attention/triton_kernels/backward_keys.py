@@ -95,6 +95,9 @@ def attention_grad_keys(
     VARLEN: tl.constexpr = shape.cu_q is not None
     WANTS_KEY: tl.constexpr = grad_keys.data is not None
     WANTS_VALUE: tl.constexpr = grad_values.data is not None
+    # The registers do not hold keys, values and what follows from their places beside the sums: made anew for each tile
+    # of rows, from a first key that comes with a sum of 0 of which the compiler does not know it.
+    WIDE: tl.constexpr = max(PADDED, PADDED_V) > 128
     program = tl.program_id(0)
     tile = program % tiles
     key_heads = shape.heads // shape.group
@@ -119,8 +122,9 @@ def attention_grad_keys(
         length = source.length
         last = tl.minimum(first + KEYS, length)
         exists = local < length
-        keys = load_rows(source.key_data, local, source.key_row, exists, DIM, PADDED)
-        values = load_rows(source.value_data, local, source.value_row, exists, DIM_V, PADDED_V)
+        if not WIDE:
+            keys = load_rows(source.key_data, local, source.key_row, exists, DIM, PADDED)
+            values = load_rows(source.value_data, local, source.value_row, exists, DIM_V, PADDED_V)
         own = batch * 0 if VARLEN else batch + entry
         for member in range(shape.group):
             head = key_head * shape.group + member
@@ -130,6 +134,12 @@ def attention_grad_keys(
                 rows = tile_rows(place, 1, HEIGHT, False)
                 start, stop = intervals(mask, source, rows, first_q, VARLEN)
                 if tl.max(((start < stop) & (start < last) & (stop > first)).to(tl.int32)) > 0:
+                    here = first
+                    if WIDE:
+                        here += row_tile >> 30
+                        again = here + tl.arange(0, KEYS)
+                        keys = load_rows(source.key_data, again, source.key_row, again < length, DIM, PADDED)
+                        values = load_rows(source.value_data, again, source.value_row, again < length, DIM_V, PADDED_V)
                     row = (first_q + rows.query).to(tl.int64)
                     query_tile = load_rows(query_data, row * query.row, 1, rows.exists, DIM, PADDED)
                     grad_tile = load_rows(grad_data, row * grad_out.row, 1, rows.exists, DIM_V, PADDED_V)
@@ -138,7 +148,7 @@ def attention_grad_keys(
                     found = load_statistics(statistics, shape, place, rows)
                     full = False
                     if BIAS == NONE:
-                        whole = (rows.exists == 0) | ((start <= first) & (stop >= first + KEYS))
+                        whole = (rows.exists == 0) | ((start <= here) & (stop >= here + KEYS))
                         full = tl.min(whole.to(tl.int32)) > 0
                         if mask.visible is not None:
                             full = full & (dense == 0)
@@ -146,14 +156,14 @@ def attention_grad_keys(
                         grad_key, grad_value = add_rows(
                             grad_key, grad_value, keys, values, query_tile, query_data + row_first * query.row,
                             query.row, grad_tile, grad_data + row_first * grad_out.row, grad_out.row, count, source,
-                            first, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
+                            here, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
                             HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, True,
                         )  # fmt: skip
                     else:
                         grad_key, grad_value = add_rows(
                             grad_key, grad_value, keys, values, query_tile, query_data + row_first * query.row,
                             query.row, grad_tile, grad_data + row_first * grad_out.row, grad_out.row, count, source,
-                            first, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
+                            here, rows, start, stop, found, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V,
                             HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, WANTS_KEY, WANTS_VALUE, False,
                         )  # fmt: skip
     to = batch * 0 if VARLEN else batch
