@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ class _Work:
         self.left: dict[str, str] = {}  # why everything whose name begins so is left alone
 
     def serve(self, name: str, module: nn.Module) -> None:
-        cls: Any = type(module)
+        cls: Any = _beneath_shards(type(module))
         code = _names_in(cls.forward)
         if getattr(cls, "stands_in", False):
             self.replaced.append(Entry(name, cls.__name__, "served before"))
@@ -92,7 +93,7 @@ class _Work:
             other = exchanged(cls, "forward")
         if other is not None and (chosen == hugging_face.NAME or not getattr(other, "by_interface", False)):
             if not self._declines(name, module, other):
-                self._set_class(module, other)
+                self._set_class(module, cls, other)
                 note = getattr(other, "note", "a forward of ours over the same parameters")
                 self.replaced.append(Entry(name, cls.__name__, note))
         elif hasattr(module, "set_processor"):
@@ -141,10 +142,15 @@ class _Work:
         self.undo.append(lambda: setattr(target, name, before))
         setattr(target, name, value)
 
-    def _set_class(self, module: Any, other: type) -> None:
+    def _set_class(self, module: Any, cls: type, other: type) -> None:
         before = type(module)
-        self.undo.append(lambda: _class_back(module, other, before))
-        module.__class__ = other
+        served = _with_base(before, cls, other)
+
+        def back() -> None:
+            module.__class__ = _with_base(type(module), served, before)
+
+        self.undo.append(back)
+        module.__class__ = served
 
     def set_implementation(self, model: nn.Module) -> None:
         """Choose our attention function in the configurations of every transformers model inside that asks for one."""
@@ -181,15 +187,27 @@ def _why_skipped(cls: type, code: tuple[str, ...]) -> str | None:
     return None
 
 
-def _class_back(module: Any, other: type, before: type) -> None:
-    """Undo `module.__class__ = other`, also under a class that was derived since (torch's fully_shard does that)."""
-    now = type(module)
-    if now is other:
-        module.__class__ = before
-    elif other in now.__bases__:
-        bases = tuple(before if base is other else base for base in now.__bases__)
-        own = {name: value for name, value in vars(now).items() if name not in ("__dict__", "__weakref__")}
-        module.__class__ = type(now.__name__, bases, own)
+def _beneath_shards(cls: Any) -> Any:
+    """The class of a module; where torch's fully_shard derived one from it, which has no forward, the class before."""
+    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if (
+        sharded is None
+        or len(cls.__bases__) != 2
+        or "forward" in vars(cls)
+        or not issubclass(cls.__bases__[0], sharded)
+    ):
+        return cls
+    return cls.__bases__[1]
+
+
+@functools.cache
+def _with_base(now: Any, base: Any, other: Any) -> Any:
+    """`other` where a class is `base`; where another library derived it from `base`, a class like it of `other`."""
+    if base not in now.__bases__:
+        return other if now is base else now
+    bases = tuple(other if each is base else each for each in now.__bases__)
+    own = {name: value for name, value in vars(now).items() if name not in ("__dict__", "__weakref__")}
+    return type(now.__name__, bases, own)
 
 
 def _names_in(function: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What happens to a patched model afterwards: pickled, copied, moved, wrapped, taken back."""
+"""What happens to a patched model afterwards: pickled, copied, moved, taken back."""
 
 from __future__ import annotations
 
@@ -19,19 +19,13 @@ import mmkernels as mmk
 from tests.integrations.cases import rows
 from tests.integrations.checks import (
     Count,
-    check_gradients,
-    check_outputs,
     check_pickled,
     error,
     forward,
-    gradients,
     make,
 )
-from tests.integrations.test_models import ROWS as EVERY_ROW
+from tests.integrations.table import BY_NAME, ROWS, SAMPLE
 from tests.integrations.test_patch import Functional
-
-ROWS = {row.name: row for row in EVERY_ROW}
-SAMPLE = [ROWS[name] for name in ("CLIP, patched", "FLAN-T5", "VisualBERT", "nn.TransformerEncoder")]
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def unregistered(monkeypatch):
 
 
 # Grounding DINO has hooks of the library's that cannot be pickled, patched or not.
-@rows(*[row for row in EVERY_ROW if row.patched and "DINO" not in row.name])
+@rows(*[row for row in ROWS if row.patched and "DINO" not in row.name])
 def test_pickled_whole(row, unregistered):
     check_pickled(row, between=unregistered)
 
@@ -58,7 +52,7 @@ def test_pickled_by_the_oldest_protocol(row, unregistered):
 
 
 def test_a_reverted_model_is_pickled_as_it_was():
-    model, _ = make(ROWS["CLIP, patched"])
+    model, _ = make(BY_NAME["CLIP, patched"])
     before = pickle.dumps(model)
     mmk.patch(model).revert()
     assert pickle.dumps(model) == before and b"mmkernels" not in before
@@ -85,7 +79,7 @@ print(sum("mmkernels_cpu::attention_forward" in event.name for event in profile.
 """
 
 
-@rows(ROWS["BERT"], ROWS["VisualBERT"], sample=False)
+@rows(BY_NAME["BERT"], BY_NAME["VisualBERT"], sample=False)
 def test_saved_whole_and_loaded_by_a_process_that_imports_nothing_else(row, tmp_path):
     model, inputs = make(row)
     mmk.patch(model)
@@ -129,7 +123,7 @@ def test_moved_to_another_dtype(row):
 
 
 def test_a_state_dict_goes_from_patched_to_plain_and_back():
-    row = ROWS["VisualBERT"]
+    row = BY_NAME["VisualBERT"]
     model, inputs = make(row)
     plain = copy.deepcopy(model)
     mmk.patch(model)
@@ -143,67 +137,3 @@ def test_a_state_dict_goes_from_patched_to_plain_and_back():
     plain.load_state_dict(torch.load(buffer))
     mmk.patch(plain)
     assert all(torch.equal(a, b) for a, b in zip(forward(row, plain, inputs), expected, strict=True))
-
-
-@pytest.fixture
-def group(tmp_path):
-    """A process group of this process alone."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@rows(*SAMPLE)
-def test_wrapped_in_ddp(row, group):
-    model, inputs = make(row)
-    mmk.patch(model)
-    expected = gradients(model, forward(row, model, inputs))
-    wrapped, count = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), Count()
-    with count.here():
-        outputs = forward(row, wrapped, inputs)
-    assert count.calls == row.calls
-    found = gradients(wrapped, outputs)
-    assert all(torch.equal(found[f"module.{name}"], gradient) for name, gradient in expected.items())
-
-
-def shard(model):
-    """FSDP2 around every module that attends, and around the rest."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),), mesh_dim_names=("shards",))
-    for part in reversed(list(model.modules())):
-        if getattr(type(part), "stands_in", False):
-            fully_shard(part, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-@rows(ROWS["BERT"], *SAMPLE[1:])  # CLIP has a parameter without axes, which FSDP refuses
-def test_sharded_by_fsdp(row, group):
-    from torch.distributed.fsdp import FSDPModule
-
-    model, inputs = make(row)
-    plain = [type(part) for part in model.modules()]
-    report = mmk.patch(model)
-    expected = forward(row, model, inputs)
-    wanted = gradients(model, expected)
-    model.zero_grad(set_to_none=True)
-    shard(model)
-    count = Count()
-    with count.here():
-        outputs = forward(row, model, inputs)
-    assert count.calls == row.calls
-    assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
-    generator = torch.Generator().manual_seed(1)
-    torch.autograd.backward(outputs, [torch.randn(out.shape, generator=generator) for out in outputs])
-    gathered = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
-    check_gradients({name: torch.zeros_like(g) for name, g in wanted.items()} | gathered, wanted)
-    report.revert()
-    for part, cls in zip(model.modules(), plain, strict=True):
-        assert isinstance(part, cls) and not getattr(part, "stands_in", False)
-        assert type(part) is cls or isinstance(part, FSDPModule)
-    count = Count()
-    with count.here():
-        found = forward(row, model, inputs)
-    assert count.calls == 0
-    check_outputs(found, expected)

@@ -6,11 +6,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from tests.integrations import checks, cross_rows, image_rows, named_rows, stream_rows, torch_rows, vlm_rows
+from tests.integrations import checks
 from tests.integrations.cases import compiled_rows, rows
-
-TABLES = (named_rows, stream_rows, cross_rows, vlm_rows, image_rows, torch_rows)
-ROWS = [row for table in TABLES for row in table.ROWS]
+from tests.integrations.table import ROWS
 
 
 @rows(*ROWS)
