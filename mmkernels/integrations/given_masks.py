@@ -37,9 +37,7 @@ def mask_and_bias(given: Tensor | None) -> Given:
     """
     if given is None:
         return None, None
-    if torch.compiler.is_compiling() or type(given) is not Tensor:
-        return _read(given)
-    if given.requires_grad:
+    if torch.compiler.is_compiling() or type(given) is not Tensor or given.requires_grad:
         return _read(given)
     return _once(_known, given, _read)
 

@@ -142,12 +142,13 @@ class _Work:
         self.undo.append(lambda: setattr(target, name, before))
         setattr(target, name, value)
 
-    def _set_class(self, module: Any, cls: type, other: type) -> None:
-        before = type(module)
+    def _set_class(self, module: Any, cls: Any, other: Any) -> None:
+        before: Any = type(module)
         served = _with_base(before, cls, other)
 
         def back() -> None:
-            module.__class__ = _with_base(type(module), served, before)
+            now: Any = type(module)  # derived from `served`, perhaps, where it was sharded since
+            module.__class__ = _with_base(now, served, before)
 
         self.undo.append(back)
         module.__class__ = served

@@ -51,6 +51,11 @@ def randomize(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def only(out: Tensor, inputs: dict[str, Any]) -> list[Tensor]:
+    """The outputs of a model that returns one tensor without padding."""
+    return [out]
+
+
 def real(states: Tensor, attention_mask: Tensor) -> Tensor:
     """The rows of real tokens of (B, L, width)."""
     return states[attention_mask.bool()]

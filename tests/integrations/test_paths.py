@@ -10,11 +10,11 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 import mmkernels as mmk
 from mmkernels.ops.attention import front
-from tests.integrations import cross_rows, diffusion_rows, image_rows, stream_rows, vlm_rows
+from tests.integrations import diffusion_rows
 from tests.integrations.checks import forward, make
+from tests.integrations.table import BY_NAME
 
-TABLES = (cross_rows, image_rows, stream_rows, vlm_rows, diffusion_rows)
-ROWS = {row.name: row for table in TABLES for row in table.ROWS}
+ROWS = BY_NAME | {row.name: row for row in diffusion_rows.ROWS}
 
 
 def ways(name):

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 import mmkernels as mmk
-from mmkernels.integrations.transformers import attention_forward
+from mmkernels.integrations.transformers import attention_forward, register
 from tests.integrations.rows import randomize
 
 
@@ -65,3 +65,26 @@ def test_a_position_bias_beside_an_additive_mask():
         found, _ = attention_forward(torch.nn.Module(), q, k, v, mask, position_bias=bias)
         weights = (q @ k.mT * 8**-0.5 + dense + mask).softmax(-1)
         torch.testing.assert_close(found, (weights @ v).transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_sinks_are_a_further_key_of_value_zero():
+    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    sinks = torch.randn(4, requires_grad=True)
+    found, _ = attention_forward(torch.nn.Module(), q, k, v, None, scaling=0.3, s_aux=sinks)
+    logits = torch.einsum("bhqd,bhkd->bhqk", q, k.repeat_interleave(2, 1)) * 0.3
+    weights = torch.cat([logits, sinks.view(1, 4, 1, 1).expand(2, 4, 5, 1)], -1).softmax(-1)[..., :-1]
+    expected = (weights @ v.repeat_interleave(2, 1)).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    cotangent = torch.randn_like(expected)
+    a, b = (torch.autograd.grad(out, sinks, cotangent, retain_graph=True)[0] for out in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_refusals():
+    q = torch.randn(1, 1, 2, 4)
+    with pytest.raises(ValueError, match="no paged cache"):
+        attention_forward(torch.nn.Module(), q, q, q, None, cache=object())
+    with pytest.warns(UserWarning, match="returns no attention weights"):
+        attention_forward(torch.nn.Module(), q, q, q, None, output_attentions=True)
+    with pytest.raises(ValueError, match='name must not contain "flash"'):
+        register("my_flash")

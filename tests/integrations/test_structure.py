@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 import mmkernels as mmk
 from mmkernels.integrations import transformers as hugging_face
 from mmkernels.integrations.stand_ins import common
-from tests.integrations import cross_rows, image_rows, stream_rows, vlm_rows
 from tests.integrations.checks import forward, make, serve
-
-ROWS = {row.name: row for table in (cross_rows, image_rows, stream_rows, vlm_rows) for row in table.ROWS}
+from tests.integrations.table import BY_NAME
 
 
 @pytest.fixture
@@ -31,9 +28,9 @@ def calls(monkeypatch):
 
 
 def run(name):
-    model, inputs = make(ROWS[name])
-    serve(ROWS[name], model)
-    forward(ROWS[name], model, inputs)
+    model, inputs = make(BY_NAME[name])
+    serve(BY_NAME[name], model)
+    forward(BY_NAME[name], model, inputs)
     return model
 
 
@@ -89,26 +86,3 @@ def test_masks_are_read_once_for_all_layers(calls, monkeypatch):
     monkeypatch.setattr(given_masks, "_read", lambda given: reads.append(1) or read(given))
     run("VisualBERT")
     assert len(calls) == 2 and len(reads) == 1
-
-
-def test_attention_sinks_are_a_further_key_of_value_zero():
-    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
-    sinks = torch.randn(4, requires_grad=True)
-    found, _ = hugging_face.attention_forward(torch.nn.Module(), q, k, v, None, scaling=0.3, s_aux=sinks)
-    logits = torch.einsum("bhqd,bhkd->bhqk", q, k.repeat_interleave(2, 1)) * 0.3
-    weights = torch.cat([logits, sinks.view(1, 4, 1, 1).expand(2, 4, 5, 1)], -1).softmax(-1)[..., :-1]
-    expected = (weights @ v.repeat_interleave(2, 1)).transpose(1, 2)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    cotangent = torch.randn_like(expected)
-    a, b = (torch.autograd.grad(out, sinks, cotangent, retain_graph=True)[0] for out in (found, expected))
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_refusals():
-    q = torch.randn(1, 1, 2, 4)
-    with pytest.raises(ValueError, match="no paged cache"):
-        hugging_face.attention_forward(torch.nn.Module(), q, q, q, None, cache=object())
-    with pytest.warns(UserWarning, match="returns no attention weights"):
-        hugging_face.attention_forward(torch.nn.Module(), q, q, q, None, output_attentions=True)
-    with pytest.raises(ValueError, match='name must not contain "flash"'):
-        hugging_face.register("my_flash")

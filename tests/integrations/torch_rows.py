@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.integrations.rows import Row, padding, real
+from tests.integrations.rows import Row, only, padding, real
 
 WIDTH, HEADS = 32, 4
 
@@ -60,10 +60,6 @@ def decoder_inputs(model: Any) -> dict[str, Any]:
         "tgt": torch.randn(2, 7, WIDTH), "memory": torch.randn(2, 9, WIDTH), "memory_key_padding_mask": hidden(),
         "tgt_mask": torch.ones(7, 7, dtype=torch.bool).triu(1), "tgt_is_causal": True,
     }  # fmt: skip
-
-
-def only(out: torch.Tensor, inputs: dict[str, Any]) -> list[torch.Tensor]:
-    return [out]
 
 
 def unpadded(out: torch.Tensor, inputs: dict[str, Any]) -> list[torch.Tensor]:

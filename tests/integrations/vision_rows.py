@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.integrations.rows import Row, ids
+from tests.integrations.rows import Row, ids, only
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8, "mlp_ratio": 1.5}
 TEXT = {"context_length": 9, "vocab_size": 99, "width": 32, "heads": 4, "layers": 2}
@@ -26,10 +26,6 @@ def eva() -> Any:
 
 def image(model: Any) -> dict[str, Any]:
     return {"x": torch.randn(2, 3, 32, 32)}
-
-
-def only(out: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
-    return [out]
 
 
 def clip() -> Any:
