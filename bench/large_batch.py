@@ -26,7 +26,7 @@ from bench.contrastive.providers import Chunked, Ours
 from bench.memory import first_call, in_process
 from bench.provider import Provider
 from bench.results import OURS
-from mmkernels.models.sealed import write_atomically
+from mmkernels.files import write_atomically
 
 MOST_BYTES = 2 << 30
 PROVIDERS: dict[str, Provider] = {provider.name: provider for provider in (Ours(), Chunked())}

@@ -13,7 +13,7 @@ from bench import goals, tables
 from bench.attention.cases import SWEEPS
 from bench.plots import write_plots
 from bench.results import OURS, Record, Results
-from mmkernels.models.sealed import write_atomically
+from mmkernels.files import write_atomically
 
 STYLE = """
 :root { --ink: #1c2126; --faint: #6a737d; --line: #e1e4e8; --met: #00694a; --missed: #b3401f; --paper: #fff; }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.medians import Ratio, Spread, ratio, spread
-from mmkernels.models.sealed import write_atomically
+from mmkernels.files import write_atomically
 
 SCHEMA = 1
 OURS, SDPA, NAIVE = "mmkernels", "SDPA", "naive"

@@ -11,12 +11,13 @@ import copy
 import functools
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mmkernels.files import write_atomically
 
 VARIABLE = "MMKERNELS_TILES"
 """Where the file is; empty: nowhere. Without it: mmkernels/tiles.json in the user's folder of settings."""
@@ -75,12 +76,8 @@ def read(file: Path) -> Table:
 
 
 def write(file: Path, table: Table) -> None:
-    """To a temporary file beside it, then renamed: a reader sees the old table or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=file.name, delete=False) as out:
-        json.dump(table, out, indent=1, sort_keys=True)
-        out.write("\n")
-    os.replace(out.name, file)
+    """In place of the one that is there."""
+    write_atomically(file, (json.dumps(table, indent=1, sort_keys=True) + "\n").encode())
 
 
 @cached

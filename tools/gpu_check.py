@@ -181,15 +181,14 @@ class Check:
 
     def _write(self) -> Path:
         """The report so far, and where it stands without its ending."""
+        from mmkernels.files import write_atomically
+
         self.report["faults"] = verdict(self.report)
         device = self.report["device"]
         folder = self.work if device is None else self.out  # a machine without a GPU has nothing to record
         stem = re.sub(r"\W+", "-", "none" if device is None else device["name"]).strip("-").lower()
-        folder.mkdir(parents=True, exist_ok=True)
         for ending, text in ((".json", json.dumps(self.report, indent=1) + "\n"), (".txt", text_of(self.report))):
-            unfinished = folder / f"{stem}{ending}.unfinished"
-            unfinished.write_text(text)
-            os.replace(unfinished, folder / f"{stem}{ending}")
+            write_atomically(folder / f"{stem}{ending}", text.encode())
         return folder / stem
 
     def _command(self, command: list[str], **environment: str) -> Report:

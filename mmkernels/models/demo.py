@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmkernels.files import write_atomically
 from mmkernels.models import presets
 from mmkernels.models.checkpoint import FILE_NAME
 from mmkernels.models.comparison import compare, output_differences
@@ -23,7 +24,6 @@ from mmkernels.models.openmoji import ATTRIBUTION
 from mmkernels.models.presets import Plan
 from mmkernels.models.progress import Progress
 from mmkernels.models.report import EXAMPLE_SEED, Story, write_report
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.tables import Table
 from mmkernels.models.training import Trainer, measure_step_seconds
 

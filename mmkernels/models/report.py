@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmkernels.files import write_atomically
 from mmkernels.models import figures
 from mmkernels.models.attention_maps import caption_maps, question_maps
 from mmkernels.models.corpus import Corpus
@@ -15,7 +16,6 @@ from mmkernels.models.html_page import card, cards, page, paragraph, plot, secti
 from mmkernels.models.model import MultimodalModel
 from mmkernels.models.openmoji import ATTRIBUTION
 from mmkernels.models.questions import PER_SCENE
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.tables import comparison_table, evaluation_tables
 from mmkernels.models.tokenizer import Tokens
 

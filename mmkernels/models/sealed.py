@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkernels.files import write_atomically
+
 FORMAT = "mmkernels 1"
 PLACEHOLDER = "0" * 64  # stands where the checksum goes while the file is hashed
 CHECKSUM_KEY = b'"sha256":"'
@@ -89,25 +91,6 @@ def prepare_folder(folder: Path) -> None:
         raise ValueError(f"cannot write to the folder {folder}: {error.strerror or error}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"cannot write to the folder {folder}: it is read-only for this user")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader (or a crash) sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the rename itself may be lost with the power
-    finally:
-        os.close(folder)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -15,7 +15,18 @@ CSRC = ROOT / "csrc"
 
 # From the ground up; a module imports its own floor and the floors below. A package name stands for all inside it.
 FLOORS = (
-    {"_native", "_native_cuda", "_triton", "bias", "mask", "mask_call", "mask_dense", "mask_parts", "mask_resolve"},
+    {
+        "_native",
+        "_native_cuda",
+        "_triton",
+        "bias",
+        "files",
+        "mask",
+        "mask_call",
+        "mask_dense",
+        "mask_parts",
+        "mask_resolve",
+    },
     {"backend", "layout", "op_rules", "philox", "precision", "routing", "triton_blocks", "triton_launch", "user_tiles"},
     {"ops"},
     {"nn", "distributed", "tuning"},

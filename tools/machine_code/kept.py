@@ -6,9 +6,10 @@ What is left out can be had again by a run: where the loop stands, each class of
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from mmkernels.files import write_atomically
 
 from .compare import Figures
 
@@ -83,10 +84,7 @@ def _write(kept: Figures, path: Path) -> None:
         f'"mix": {json.dumps(kept["mix"])},\n'
         f'"kernels": {{\n{_lines(kernels)}\n}}\n}}\n'
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    write_atomically(path, text.encode())
 
 
 def read_kept(path: Path) -> Figures:

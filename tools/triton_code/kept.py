@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from mmkernels.files import write_atomically
 
 COLUMNS = ("op", "arch", "dtype", "dim", "call", "kernel", "tile", "registers", "spilled", "shared", "matrix")
 PLACE = COLUMNS[:7]
@@ -22,16 +23,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, triton: str, kernels: Iterable[Row], loops: Iterable[Row]) -> None:
-    """To a temporary file, then renamed."""
+    """In place of the figures that are there."""
     lines = [json.dumps([row[name] for name in COLUMNS]) for row in kernels]
     parts = [f'"triton": {json.dumps(triton)}', f'"columns": {json.dumps(COLUMNS)}']
     parts.append('"kernels": [\n' + ",\n".join(lines) + "\n]")
     parts.append('"loops": [\n' + ",\n".join(json.dumps(row) for row in loops) + "\n]")
     text = "{\n" + ",\n".join(parts) + "\n}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text)
-    os.replace(beside, path)
+    write_atomically(path, text.encode())
 
 
 def laid_over(old: Iterable[Row], new: Iterable[Row], names: Iterable[str]) -> list[Row]:

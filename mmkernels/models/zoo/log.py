@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmkernels.files import write_atomically
 from mmkernels.models import figures
 from mmkernels.models.schedule import learning_rate
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.zoo.training import Trainer
 
 LOG_NAME, PLOT_NAME = "log.jsonl", "log.svg"

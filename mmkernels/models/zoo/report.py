@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmkernels.files import write_atomically
 from mmkernels.models import figures
 from mmkernels.models.html_page import card, cards, page, paragraph, plot, section, table
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.evaluate import SIDES, Scores, as_tables, sides_of
 from mmkernels.models.zoo.maps import look

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkernels.files import write_atomically
 from mmkernels.models.loop import StopRequest, train
 from mmkernels.models.saved_run import FILE_NAME
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.tables import Table, print_tables
 from mmkernels.models.zoo.checkpoint import ZooCheckpoint
 from mmkernels.models.zoo.commands import note
