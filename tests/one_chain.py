@@ -9,7 +9,8 @@ kernel may have less luck than torch: here the addition of a term like the one b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+Results = Mapping[str, Tensor]
 ALIKE = 0.01
 """Terms that differ by this part, signs aside, round alike."""
 MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
@@ -35,6 +37,26 @@ class OneChain(TorchFunctionMode):
             out = _Product.apply(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], weight.shape[0])
             return out if bias is None else out + bias
         return func(*args, **(kwargs or {}))
+
+
+def faults_in_any_order(
+    faults: Callable[[Results], list[str]], naive: Callable[[], Results], in_blocks: Results, reference: Results
+) -> list[str]:
+    """The faults of results beside a naive path, in whichever order it is farther from the reference.
+
+    faults: of the results, should the naive path have found these; naive: runs it; in_blocks: what it finds as it is.
+    """
+    if not faults(in_blocks):
+        return []
+    with OneChain():
+        chained = naive()
+
+    def error(name: str, x: Tensor) -> float:
+        distance = (x.double() - reference[name]).abs()
+        finite = distance[distance.isfinite()]
+        return finite.amax().item() if finite.numel() else 0.0
+
+    return faults({n: max(in_blocks[n], chained[n], key=functools.partial(error, n)) for n in in_blocks})
 
 
 class _Product(torch.autograd.Function):

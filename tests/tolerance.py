@@ -119,16 +119,6 @@ def tolerance(
     return 2.0 * worst + rounding + smallest
 
 
-def worse(a: Mapping[str, Tensor], b: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of two naive paths the result farther from the reference, name by name."""
-
-    def error(x: Tensor, name: str) -> float:
-        distance = (x.double() - reference[name]).abs()
-        return distance[distance.isfinite()].amax().item() if distance.isfinite().any() else 0.0
-
-    return {name: max(a[name], b[name], key=lambda x, name=name: error(x, name)) for name in a}
-
-
 def same_bits(name: str, a: Tensor, b: Tensor) -> None:
     """Assert that two tensors are equal bit for bit; -0 is 0, and a NaN is a NaN."""
     assert a.dtype == b.dtype and a.shape == b.shape, f"{name}: {a.dtype} {tuple(a.shape)}, {b.dtype} {tuple(b.shape)}"

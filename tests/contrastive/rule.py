@@ -8,14 +8,15 @@ row's sum and of the exponent x - max. A probability below fp32's smallest norma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.contrastive.naive import OPERANDS, Case, fused, naive, results_of, target_matrix
-from tests.one_chain import OneChain
-from tests.tolerance import explain, tolerance, worse
+from tests.one_chain import faults_in_any_order
+from tests.tolerance import explain, tolerance
 
 SMALLEST = 2.0**-103
 
@@ -58,11 +59,7 @@ class Expectation:
 
     def faults(self, found: Mapping[str, Tensor]) -> list[str]:
         """Sentences that say how results break the rule, in whichever order the naive path adds."""
-        if not self._faults(found, self.naive):
-            return []
-        with OneChain():
-            chained = self._naive()
-        return self._faults(found, worse(self.naive, chained, self.reference))
+        return faults_in_any_order(partial(self._faults, found), self._naive, self.naive, self.reference)
 
     def _naive(self) -> dict[str, Tensor]:
         return results_of(naive(*self._low, *self.call), self._low, self.grad)
