@@ -22,12 +22,16 @@ import torch
 
 from mmkernels import _triton, triton_launch, user_tiles
 from mmkernels.ops.attention.api import attention
+from mmkernels.ops.attention.triton_kernels import tables as attention_tables
 from mmkernels.ops.contrastive.api import contrastive_loss
+from mmkernels.ops.contrastive.triton_kernels import tables as contrastive_tables
 from mmkernels.ops.fusion.api import concat_fusion
+from mmkernels.ops.fusion.triton_kernels import tables as fusion_tables
 
 GAIN = 0.02
 """A tile that is faster by less than this share does not replace the shipped one."""
 REPEATS = 10
+TABLES = {"attention": attention_tables.TABLE, "fusion": fusion_tables.TABLE, "contrastive": contrastive_tables.TABLE}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CHOICES: dict[str, tuple[int, ...]] = {
     "height": (16, 32, 64, 128), "keys": (16, 32, 64, 128), "width": (32, 64, 128, 256), "warps": (4, 8),
@@ -46,15 +50,10 @@ class Entry(NamedTuple):
     forward: bool
 
 
-def table_of(op: str) -> Path:
-    """The op's shipped table."""
-    return Path(__file__).parent / "ops" / op / "triton_kernels" / "tables.json"
-
-
 def entries(op: str, arch: str, dtype: torch.dtype) -> Iterator[Entry]:
     """Those of a dtype that may be tuned; fixed numbers are left out of their tiles."""
     bits = f"{dtype.itemsize * 8} bit"
-    for kernel, by_bits in triton_launch.shipped(table_of(op), arch).items():
+    for kernel, by_bits in triton_launch.shipped(TABLES[op], arch).items():
         if kernel in user_tiles.KEPT or (op == "attention" and kernel == "statistics"):
             continue
         forward = kernel in ("forward", "statistics")

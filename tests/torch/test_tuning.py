@@ -17,7 +17,7 @@ OPS = ("attention", "fusion", "contrastive")
 
 
 def shipped(op, arch="sm_90"):
-    return triton_launch.shipped(tuning.table_of(op), arch)
+    return triton_launch.shipped(tuning.TABLES[op], arch)
 
 
 def forward_tile(size="many"):
