@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -103,6 +103,20 @@ def rounds(runners: list[Runner], most: int, seconds: float) -> int:
             done += 1
             fewest = FEWEST_LONG_ROUNDS if time.perf_counter() - begin > done else FEWEST_ROUNDS
     return done
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]], most: int, seconds: float
+) -> tuple[int, dict[str, list[float]]]:
+    """Complete rounds of named calls, and the seconds of each call in them. RuntimeError: some failed, and how."""
+    runners = [Runner(name, [Prepared(call, lambda returned: {})]) for name, call in calls.items()]
+    for runner in runners:
+        settle(runner)
+    done = rounds(runners, most, seconds)
+    failed = {runner.label: runner.failure for runner in runners if runner.failure}
+    if failed:
+        raise RuntimeError(str(failed))
+    return done, {runner.label: runner.samples for runner in runners}
 
 
 def _sample(runner: Runner) -> float:

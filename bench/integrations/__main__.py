@@ -29,9 +29,8 @@ import mmkernels as mmk
 from bench import machine, medians, tables
 from bench.cli import positive
 from bench.integrations.published import MODELS, Model, floats
-from bench.measure import Runner, rounds, settle
-from bench.provider import Prepared
-from mmkernels.models.sealed import write_atomically
+from bench.measure import interleaved
+from mmkernels.files import write_atomically
 
 OURS, EAGER, SDPA = "mmkernels", "eager", "SDPA"
 DTYPES = ("float32", "bfloat16")
@@ -109,14 +108,11 @@ def measure(model: Model, dtype: str, most: int = 15, seconds: float = 4.0) -> l
     calls = []
     for work, make in zip(WORK, (_forward, _step)):
         begin = time.monotonic()
-        runners = [Runner(n, [Prepared(make(side, inputs, dtype), lambda out: {})]) for n, side in found.items()]
-        for runner in runners:
-            settle(runner)
-        done = rounds(runners, most, seconds)
-        failed = {runner.label: runner.failure for runner in runners if runner.failure}
-        if failed:
-            raise RuntimeError(f"{model.name} {dtype} {work}: {failed}")
-        samples = {runner.label: runner.samples for runner in runners}
+        timed = {n: make(side, inputs, dtype) for n, side in found.items()}
+        try:
+            done, samples = interleaved(timed, most, seconds)
+        except RuntimeError as error:
+            raise RuntimeError(f"{model.name} {dtype} {work}: {error}") from None
         calls.append({
             "model": model.name, "shape": model.shape, "dtype": dtype, "work": work, "rounds": done,
             "counted": model.counted[0],

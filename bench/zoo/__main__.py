@@ -26,13 +26,12 @@ import torch
 
 from bench import machine, medians, tables
 from bench.cli import positive
-from bench.measure import Runner, rounds, settle
-from bench.provider import Prepared
+from bench.measure import interleaved
 from bench.zoo.plain import Plain
 from bench.zoo.systems import SIZES, Size, noise_task, setup
+from mmkernels.files import write_atomically
 from mmkernels.models.loop import adamw
 from mmkernels.models.recipe import TrainConfig
-from mmkernels.models.sealed import write_atomically
 from mmkernels.models.zoo.batches import Batch, Batches
 from mmkernels.models.zoo.objectives import choose
 from mmkernels.models.zoo.system import Sizes, System
@@ -82,14 +81,10 @@ def measure(
         NAIVE: _step(copy.deepcopy(fused), data, recipe, dtype, plain.in_place),
     }
     losses = {name: step() for name, step in steps.items()}
-    runners = [Runner(name, [Prepared(step, lambda loss: {})]) for name, step in steps.items()]
-    for runner in runners:
-        settle(runner)
-    done = rounds(runners, most, seconds)
-    failed = {runner.label: runner.failure for runner in runners if runner.failure}
-    if failed:
-        raise RuntimeError(f"{size.preset} {dtype}: {failed}")
-    samples = {runner.label: runner.samples for runner in runners}
+    try:
+        done, samples = interleaved(steps, most, seconds)
+    except RuntimeError as error:
+        raise RuntimeError(f"{size.preset} {dtype}: {error}") from None
     difference = abs(losses[OURS] - losses[NAIVE]) / abs(losses[NAIVE])
     return {
         "preset": size.preset,
