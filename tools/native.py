@@ -145,8 +145,8 @@ def _module(name: str, module: str, sanitize: bool) -> tuple[Build, list[str]]:
 def cuda_library(output: Path | None = None) -> Build:
     """The library of GPU kernels: the launch layer by nvcc, which sees nothing of torch, and the ops by the compiler.
 
-    It builds without a GPU and without a CUDA torch. The one function that the ops need of libtorch_cuda comes, while
-    linking, from a stub of that name.
+    It builds without a GPU and without a CUDA torch. What the ops need of libtorch_cuda, and the CUDA runtime of old
+    versions of glibc, comes from stubs while it is linked.
     """
     toolkit = cuda.find_toolkit()
     architectures = cuda.architectures(toolkit)
@@ -159,7 +159,7 @@ def cuda_library(output: Path | None = None) -> Build:
         output=output,
         link=link,
         nvcc=cuda.nvcc_command(toolkit),
-        stubs={"libtorch_cuda.so": ROOT / "tools" / "libtorch_cuda.cpp"},
+        stubs=[ROOT / "tools" / "stubs" / f"{name}.cpp" for name in _stubs()],
         job_memory=cuda.job_memory(),
     )
     for source in sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu")):
@@ -184,6 +184,13 @@ def cuda_library(output: Path | None = None) -> Build:
 def isas() -> dict[str, list[str]]:
     """Instruction sets the kernels are compiled for on this kind of machine, and the flags of each."""
     return X86_ISAS if platform.machine().lower() in ("x86_64", "amd64") else OTHER_ISAS
+
+
+def _stubs() -> tuple[str, ...]:
+    """Libraries that the CUDA one is linked against instead of this machine's; tools/stubs has their sources."""
+    # elsewhere no function of glibc has an older version than 2.17's, and no wheel is published
+    has_older = X86_ISAS is isas() and platform.libc_ver()[0] == "glibc"
+    return ("libtorch_cuda.so", *(("libdl.so.2", "libpthread.so.0", "librt.so.1") if has_older else ()))
 
 
 def _link_rules(library: str) -> list[str]:

@@ -15,13 +15,14 @@ from tools.ninja_rules import Build
 
 def test_the_rules_of_a_mixed_build(tmp_path):
     """`.cu` by nvcc, `.cpp` by the compiler, linked by nvcc against the stub."""
-    build = Build(tmp_path, tmp_path / "x.so", ["-shared"], nvcc=["nvcc"], stubs={"libs.so": Path("s.cpp")})
+    build = Build(tmp_path, tmp_path / "x.so", ["-shared"], nvcc=["nvcc"], stubs=[Path("libs.so.1.cpp")])
     build.add(native.ROOT / "csrc" / "cuda" / "launch" / "device.cu", ["-a"])
     build.add(native.ROOT / "csrc" / "ops" / "cuda" / "attention.cpp", ["-b"])
     rules = build.ninja(["g++"])
     assert "build csrc-cuda-launch-device.o: nvcc " in rules and "build csrc-ops-cuda-attention.o: compile " in rules
     assert re.search(r"command = nvcc -o \$out \$in \$flags", rules)
     assert "link csrc-cuda-launch-device.o csrc-ops-cuda-attention.o libs.so\n" in rules
+    assert "build libs.so: stub libs.so.1.cpp\n  soname = libs.so.1\n" in rules
 
 
 @pytest.fixture

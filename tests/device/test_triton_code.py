@@ -114,9 +114,9 @@ def test_loops_that_are_kept():
 
 @pytest.mark.slow
 def test_loop_is_read():
-    """A block of 64 keys at D 64 is two products of 16 x 8 x 16 pieces, shared by the warps."""
+    """A block of keys at D 64 is two products of 16 x 8 x 16 pieces, shared by the warps."""
     found = {row["kernel"]: row for row in rows_of_loops("sm_80", "bf16", 64)}
     ours = found["attention_forward"]
-    height, warps = (int(ours["tile"].split(f"{name} ")[1].split(",")[0]) for name in ("height", "warps"))
-    assert ours["steady"]["work"] == 2 * (height * 64 * 64) // (16 * 8 * 16) // warps
+    height, keys, warps = (int(ours["tile"].split(f"{name} ")[1].split(",")[0]) for name in ("height", "keys", "warps"))
+    assert ours["steady"]["work"] == 2 * (height * keys * 64) // (16 * 8 * 16) // warps
     assert {"attention_grad_query", "attention_grad_keys", "textbook", "textbook with our tile"} < set(found)
