@@ -25,6 +25,15 @@ def test_the_rules_of_a_mixed_build(tmp_path):
     assert "build libs.so: stub libs.so.1.cpp\n  soname = libs.so.1\n" in rules
 
 
+@pytest.mark.skipif(not native.X86, reason="elsewhere vec16 is no test double")
+def test_a_wheel_has_no_test_doubles():
+    whole, published = native.library(), native.library(for_wheel=True)
+    left_out = [each for each in whole.compiles if each not in published.compiles]
+    assert {name.split(".")[-2] for name, *_ in left_out if "dispatch" not in name} == {"vec16"}
+    (dispatch,) = (flags for name, _, flags in published.compiles if name == "csrc-cpu-dispatch.o")
+    assert "-DMMK_HAS_avx512" in dispatch and "-DMMK_HAS_vec16" not in dispatch
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Build:
     """A library of one file, in a folder whose name ninja and the shell have to be told with care."""

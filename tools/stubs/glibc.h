@@ -7,5 +7,5 @@
 #pragma once
 
 #define MMK_GLIBC(name, version) \
-    extern "C" void name() {} \
-    __asm__(".symver " #name ", " #name "@@@GLIBC_" version)
+  extern "C" void name() {}      \
+  __asm__(".symver " #name ", " #name "@@@GLIBC_" version)
