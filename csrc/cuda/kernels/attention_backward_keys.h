@@ -192,8 +192,9 @@ struct AttentionBackwardKeys {
     const KeyPlace block = place();
     const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
-    const KeyQueries walked = queries();  // but for the head, which is that of the chunk before
-    sync_block();                         // those of the chunk before have been read
+    // its head is that of the chunk before
+    const KeyQueries walked = queries();
+    sync_block();  // those of the chunk before have been read
     if (thread_index() == 0) store(head_at(), head);
     const Place now{walked.batch, head, 0, 0, walked.first, 0, walked.length, length, true};
 #pragma unroll 1
