@@ -51,7 +51,10 @@ QUERY_PASS = {
         QUERY, "static_cast<int>(p.dim_qk), p.scale)", "static_cast<int>(p.dim_qk), 1.0f)", "few"
     ),
     "query: chunks before forgotten": bug(
-        QUERY, "add_to_saved<kThreads>(gradient, rest, some)", "add_to_saved<kThreads>(gradient, rest, false)", "chunks of keys"
+        QUERY,
+        "add_to_saved<kThreads>(gradient, rest, some)",
+        "add_to_saved<kThreads>(gradient, rest, false)",
+        "chunks of keys",
     ),
     "query: chunks not begun at 0": bug(
         QUERY, "    gradient.clear();\n    if constexpr", "    if constexpr", "chunks of keys"
@@ -148,9 +151,7 @@ PAIRS = {
     "hidden pairs not marked": Planted(Bug(GRADIENTS, _HIDDEN, _HIDDEN.replace("-0", "0"), 2), "poison", ISOLATION),
     "poison not looked for": bug(GRADIENTS, "kMasked && has_poison(b)", "false", "poison", ISOLATION),
     "factor of a row": bug(GRADIENTS, "* kLog2E) * row.factor;", "* kLog2E);", "finfo.min"),
-    "dropout of rows: words of a lane": bug(
-        GRADIENTS, "kept >>= member;", "kept >>= member ^ 1;", "dropout, aligned"
-    ),
+    "dropout of rows: words of a lane": bug(GRADIENTS, "kept >>= member;", "kept >>= member ^ 1;", "dropout, aligned"),
     "dropout of rows: two lanes' blocks": bug(
         GRADIENTS, "      kept |= shuffle_xor(kept, 8);\n", "", "dropout, aligned"
     ),
