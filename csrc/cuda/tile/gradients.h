@@ -121,13 +121,13 @@ MMK_DEVICE void add_to_saved(C& c, Global<float> memory, bool some) {
 /// Row r of the lane's two, times `by`, to the `dim` elements from `to` on.
 template <class T, class C>
 MMK_DEVICE void write_row(const C& c, int r, Global<T> to, int dim, float by) {
-  const int pair = lane_index() % 4 * 2, left = dim - pair;
+  const int pair = lane_index() % 4 * 2;
   const Global<T> own = to + pair;
 #pragma unroll
   for (int n = 0; n < C::kColumnTiles; ++n)
 #pragma unroll
     for (int e = 0; e < 2; ++e)
-      if (8 * n + e < left) store(own + (8 * n + e), narrow<T>(c.at[0][n][2 * r + e] * by));
+      if (8 * n + pair + e < dim) store(own + (8 * n + e), narrow<T>(c.at[0][n][2 * r + e] * by));
 }
 
 MMK_NAMESPACE_END

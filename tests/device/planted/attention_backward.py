@@ -126,7 +126,7 @@ KEYS_PASS = {
         KEYS, "kGeneral && p.dropout.active ? p.dropout.keep_scale : 1.0f", "1.0f", "dropout"
     ),
     "keys: tails of features": bug(
-        GRADIENTS, "if (8 * n + e < left) store", "store", "tails", ("bounds", "race", "numbers")
+        GRADIENTS, "if (8 * n + pair + e < dim) store", "store", "tails", ("bounds", "race", "numbers")
     ),
 }
 
