@@ -26,12 +26,15 @@ struct alignas(16) KeyPlace {
 };
 /// The keys of its segment.
 struct alignas(16) KeyRows {
-  int64_t first;  // of a packed sequence, in its tensor
-  int length, offset;
+  int first, length, offset, unused;  // first: of a packed sequence, in its tensor
 };
 /// The key head, the query heads that read it, from the first to before `stop`, and the block's number.
 struct alignas(16) KeyHeads {
   int key, first, stop, block;
+};
+/// The rows of queries that are walked, of one batch entry and head.
+struct alignas(16) KeyQueries {
+  int first, length, batch, head;  // first: of a packed sequence, in its tensor
 };
 
 /// kKey, kValue: which gradients it makes. kGeneral: as in the query pass.
@@ -59,7 +62,6 @@ struct AttentionBackwardKeys {
   static constexpr int kStateNumbers = kThreads * kDim / 2 * (kKey + kValue);
 
   const AttentionBackwardCall& call;
-  Place at;  // the rows of the present sequence and head; present() has the batch entry
   Shared memory;
   Gradient grad_key, grad_value;
 
@@ -68,14 +70,9 @@ struct AttentionBackwardKeys {
   MMK_DEVICE KeyPlace place() const { return load<KeyPlace>(memory + kPlaceBytes); }
   MMK_DEVICE KeyRows keys() const { return load<KeyRows>(memory + (kPlaceBytes + 16)); }
   MMK_DEVICE KeyHeads heads() const { return load<KeyHeads>(memory + (kPlaceBytes + 32)); }
-  /// Batch entry and query head of the rows that are walked.
-  MMK_DEVICE Shared batch_at() const { return memory + (kPlaceBytes + 48); }
-  MMK_DEVICE Shared head_at() const { return memory + (kPlaceBytes + 52); }
-  MMK_DEVICE Place present() const {
-    Place now = at;
-    now.batch = load<int>(batch_at());
-    return now;
-  }
+  MMK_DEVICE KeyQueries queries() const { return load<KeyQueries>(memory + (kPlaceBytes + 48)); }
+  MMK_DEVICE Shared batch_at() const { return memory + (kPlaceBytes + 56); }
+  MMK_DEVICE Shared head_at() const { return memory + (kPlaceBytes + 60); }
   MMK_DEVICE Global<float> rest() const {
     return global<float>(static_cast<void*>(call.scratch)) + static_cast<int64_t>(heads().block) * kStateNumbers;
   }
@@ -98,7 +95,7 @@ struct AttentionBackwardKeys {
     int64_t index = block_index_x();
     KeyPlace place;
     int head;
-    at = Place{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
+    Place at{0, 0, 0, 0, 0, 0, static_cast<int>(p.len_q), 0, true};
     if (p.cu_k != nullptr) {
       place.segment = 0;
       head = static_cast<int>(index / call.tiles);
@@ -134,9 +131,9 @@ struct AttentionBackwardKeys {
     if (thread_index() == 0) {
       store(memory + kPlaceBytes, place);
       store(memory + (kPlaceBytes + 16), KeyRows{at.key_first, segment_length(call, at, place.segment),
-                                                 static_cast<int>(call.segments[place.segment].offset)});
+                                                 static_cast<int>(call.segments[place.segment].offset), 0});
       store(memory + (kPlaceBytes + 32), KeyHeads{head, head * group, (head + 1) * group, block_index_x()});
-      store(batch_at(), at.batch);
+      store(memory + (kPlaceBytes + 48), KeyQueries{at.query_first, at.len_q, at.batch, 0});
     }
     sync_block();
     return true;
@@ -165,16 +162,17 @@ struct AttentionBackwardKeys {
   /// Where the tiles of queries come from.
   struct QuerySource {
     Rows<T> queries, gradients;
+    int length;
   };
   MMK_DEVICE QuerySource query_source() const {
     const AttentionProblem& p = call.problem;
-    const int batch = load<int>(batch_at()), head = load<int>(head_at());
-    return {Rows<T>::of(rows_of<T>(p.query, batch, head, at.query_first), p.query.row, p.dim_qk),
-            Rows<T>::of(rows_of<T>(p.grad_out, batch, head, at.query_first), p.grad_out.row, p.dim_v)};
+    const KeyQueries own = queries();
+    return {Rows<T>::of(rows_of<T>(p.query, own.batch, own.head, own.first), p.query.row, p.dim_qk),
+            Rows<T>::of(rows_of<T>(p.grad_out, own.batch, own.head, own.first), p.grad_out.row, p.dim_v), own.length};
   }
   MMK_DEVICE void copy_tile(const QuerySource& source, int stage, int first) const {
-    copy_rows<kThreads, !kGeneral>(query(stage), source.queries, first, at.len_q - first);
-    copy_rows<kThreads, !kGeneral>(grad_out(stage), source.gradients, first, at.len_q - first);
+    copy_rows<kThreads, !kGeneral>(query(stage), source.queries, first, source.length - first);
+    copy_rows<kThreads, !kGeneral>(grad_out(stage), source.gradients, first, source.length - first);
   }
 
   MMK_DEVICE void store_statistics(int row, const RowStatistics& statistics) const {
@@ -190,16 +188,18 @@ struct AttentionBackwardKeys {
 
   /// Puts what the rows from `start` on see, and their statistics, into shared memory; which tiles some of them see
   /// some of this block's keys from, and which tiles see all of them.
-  MMK_DEVICE Blocks look_at(int start) const {
+  MMK_DEVICE Blocks look_at(int head, int start) const {
     const KeyPlace block = place();
     const int length = keys().length, first = block.tile * kRows, last = smaller(first + kRows, length);
     Blocks own{0u, 0xffffffffu};
+    // its head is that of the chunk before
+    const KeyQueries walked = queries();
     sync_block();  // those of the chunk before have been read
-    if (thread_index() == 0) store(head_at(), at.head);
-    const Place now = present();
+    if (thread_index() == 0) store(head_at(), head);
+    const Place now{walked.batch, head, 0, 0, walked.first, 0, walked.length, length, true};
 #pragma unroll 1
     for (int i = thread_index(); i < kChunkRows; i += kThreads) {
-      const QueryRow row{at.head, start + i, start + i < at.len_q};
+      const QueryRow row{head, start + i, start + i < walked.length};
       const Interval sees = interval_of(call, now, block.segment, row, length);
       store(info_at(i), SeenRow{row.inside ? row.head : -1, row.query, sees});
       store_statistics(i, statistics_of(call, now, row));
@@ -233,12 +233,14 @@ struct AttentionBackwardKeys {
   template <bool kFull>
   MMK_DEVICE void finish(Pairs& s, Pairs& dp, int start, int tile) const {
     const AttentionProblem& p = call.problem;
-    const int group = lane_index() / 4, pair = lane_index() % 4 * 2, own = warp_index() * 16 + group;
+    const int pair = lane_index() % 4 * 2;
+    const Shared addends = addend_at(warp_index() * 16 + lane_index() / 4, pair);
     uint32_t kept = 0xffffffffu;
     if (p.dropout.active) {
       const Dropout& d = p.dropout;
-      const DropoutKey dropout = DropoutKey::of(d, load<int>(batch_at()));
-      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(at.head + d.offset[1]),
+      const KeyQueries own = queries();
+      const DropoutKey dropout = DropoutKey::of(d, own.batch);
+      kept = kept_of_columns<Pairs>(dropout, static_cast<uint32_t>(own.head + d.offset[1]),
                                     start + tile * kQueries + d.offset[2],
                                     keys().offset + place().tile * kRows + warp_index() * 16 + d.offset[3]);
     }
@@ -251,7 +253,7 @@ struct AttentionBackwardKeys {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int j = 2 * r + e;
-          const float addend = kFull ? 0.0f : load<float>(addend_at(own + 8 * r, column));
+          const float addend = kFull ? 0.0f : load<float>(addends + 4 * (8 * r * kAddendStride + 8 * n + e));
           pair_step<!kFull>(p, s.at[0][n][j], dp.at[0][n][j], row, addend, addend == -INFINITY,
                             (kept >> (4 * n + j) & 1) != 0);
         }
@@ -308,18 +310,19 @@ struct AttentionBackwardKeys {
       float x[4];
     };
     dp.clear();
-    if constexpr (kGeneral || !kKey) return;
+    if constexpr (!kGeneral && kKey) {
 #pragma unroll
-    for (int n = 0; n < Pairs::kColumnTiles; ++n) {
-      const Four deltas = load<Four>(deltas_at(tile * kQueries + 8 * n + lane_index() % 4 * 2));
+      for (int n = 0; n < Pairs::kColumnTiles; ++n) {
+        const Four deltas = load<Four>(deltas_at(tile * kQueries + 8 * n + lane_index() % 4 * 2));
 #pragma unroll
-      for (int j = 0; j < 4; ++j) dp.at[0][n][j] = deltas.x[j];
+        for (int j = 0; j < 4; ++j) dp.at[0][n][j] = deltas.x[j];
+      }
     }
   }
 
   /// The tiles of the rows from `start` on of one head; false where none of them sees any of the keys.
-  MMK_DEVICE bool chunk(int start) {
-    const Blocks all = look_at(start);
+  MMK_DEVICE bool chunk(int head, int start) {
+    const Blocks all = look_at(head, start);
     uint32_t left = all.some;
     if (left == 0) return false;
     grad_key.clear();
@@ -379,18 +382,12 @@ struct AttentionBackwardKeys {
     grad_value.clear();
     for (;;) {
       begin();
-      for (at.head = heads().first; at.head < heads().stop; ++at.head) {
-        for (int start = 0; start < at.len_q; start += kChunkRows) {
-          if (!chunk(start) || call.scratch == nullptr) continue;
-          if constexpr (kKey) {
-            if (some) add_saved<kThreads>(grad_key, rest());
-            save<kThreads>(grad_key, rest());
-          }
-          if constexpr (kValue) {
-            constexpr int kBehind = kKey ? kThreads * kDim / 2 : 0;
-            if (some) add_saved<kThreads>(grad_value, rest() + kBehind);
-            save<kThreads>(grad_value, rest() + kBehind);
-          }
+      for (int head = heads().first; head < heads().stop; ++head) {
+        for (int start = 0; start < queries().length; start += kChunkRows) {
+          if (!chunk(head, start) || call.scratch == nullptr) continue;
+          constexpr int kBehind = kKey ? kThreads * kDim / 2 : 0;
+          if constexpr (kKey) add_to_saved<kThreads>(grad_key, rest(), some);
+          if constexpr (kValue) add_to_saved<kThreads>(grad_value, rest() + kBehind, some);
           some = true;
         }
       }

@@ -309,9 +309,8 @@ struct AttentionBackwardQuery {
         look_at(s, source);
         for (int start = 0; start < source.length; start += kChunkKeys) {
           if (!chunk(s, source, start) || call.scratch == nullptr) continue;
-          if (some) add_saved<kThreads>(gradient, rest);
+          add_to_saved<kThreads>(gradient, rest, some);
           some = true;
-          save<kThreads>(gradient, rest);
         }
       }
       commit_copies();

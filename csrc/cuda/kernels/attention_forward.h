@@ -45,15 +45,17 @@ struct AttentionForward {
   static constexpr int kRingBytes = QueryTile::kBytes + 2 * kStages * KeyTile::kBytes;
   /// Such a thread's output takes half of its registers: what copies need is found anew for each.
   static constexpr bool kAnew = kDim == 256 && !kWhole;
-  static constexpr int kHeadBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
-  static constexpr int kInfoBytes = kHeadBytes + (kAnew ? 16 : 0);
+  /// There and in plain kernels, whose loop leaves fewest, the block's place is in shared memory and read anew too.
+  static constexpr bool kPlaceRests = kAnew || !kGeneral;
+  static constexpr int kPlaceBytes = kRingBytes + 16 * kRows + (8 * kWarps + 15) / 16 * 16;
+  static constexpr int kInfoBytes = kPlaceBytes + (kPlaceRests ? 32 : 0);
   static constexpr int kSharedBytes = kInfoBytes + (kGeneral ? 4 * (kRows * (kKeys + 8) - 8) : 0);
   static_assert(kSharedBytes <= 99 * 1024, "what a block may have on every architecture");
   /// Numbers of a tile's state in device memory: output, maximum and sum, thread by thread.
   static constexpr int kStateNumbers = kThreads * (kRowTiles * kDim / 2 + 4 * kRowTiles);
 
   const AttentionCall& call;
-  Place place;
+  Place own_place;  // unless it rests
   bool dense_mask;
   Shared memory;
   SoftmaxState<kRowTiles> state;
@@ -71,15 +73,25 @@ struct AttentionForward {
   MMK_DEVICE KeyTile value(int stage) const { return {key(stage).base + KeyTile::kBytes}; }
   MMK_DEVICE Shared info_at(int r) const { return memory + (kRingBytes + 16 * row_in_tile(r)); }
   MMK_DEVICE SeenRow info(int r) const { return load<SeenRow>(info_at(r)); }
-  MMK_DEVICE Shared head_at() const { return memory + kHeadBytes; }
-
-  MMK_DEVICE void begin() {
-    if (kAnew && thread_index() == 0) store(head_at(), place.head);  // barriers before the first copy show it to all
-    if constexpr (kGeneral) dense_mask = has_dense_mask(call.problem.mask);
-    copy_queries();
+  MMK_DEVICE Place place() const {
+    if constexpr (kPlaceRests) return load_place(memory + kPlaceBytes);
+    return own_place;
   }
 
-  MMK_DEVICE void copy_queries() {
+  /// Finds the place of this block and copies its queries; false where there are none.
+  MMK_DEVICE bool begin() {
+    own_place = query_place(call, kRows, call.splits);
+    if (!own_place.inside) return false;
+    if constexpr (kPlaceRests) {
+      if (thread_index() == 0) store_place(memory + kPlaceBytes, own_place);
+      sync_block();
+    }
+    if constexpr (kGeneral) dense_mask = has_dense_mask(call.problem.mask);
+    copy_queries(own_place);
+    return true;
+  }
+
+  MMK_DEVICE void copy_queries(const Place& place) const {
     const TensorView& view = call.problem.query;
     const Global<const T> data = rows_of<T>(view, place.batch, place.head, place.query_first);
     if (call.pack == 1) {
@@ -98,12 +110,7 @@ struct AttentionForward {
 
   using Source = KeySource<T>;
 
-  /// Where registers are for the output alone: the head comes from shared memory, lest the compiler keep what follows from it.
-  MMK_DEVICE Source source_anew(int s) const {
-    Place now = place;
-    now.head = load<int>(head_at());
-    return key_source<T>(call, now, s);
-  }
+  MMK_DEVICE Source source(int s) const { return key_source<T>(call, place(), s); }
 
   MMK_DEVICE void copy_block(const Source& source, int stage, int first) const {
     copy_rows<kThreads, kWhole>(key(stage), source.keys, first, source.length - first);
@@ -112,6 +119,7 @@ struct AttentionForward {
 
   /// What the rows of this warp see of segment s.
   MMK_DEVICE void look_at(int s, const Source& source) const {
+    const Place place = this->place();
     sync_warp();  // what was there has been read
     if (lane_index() % 4 == 0) {
 #pragma unroll
@@ -128,14 +136,15 @@ struct AttentionForward {
   /// masked. Read along the keys, as it lies in memory, and left in shared memory for the lanes that own the logits. What
   /// was there has been read: the ring has a barrier of the block before every block of keys.
   MMK_DEVICE void stage_addends(const Source& source, int first) const {
+    const int batch = place().batch;
 #pragma unroll 1
     for (int row_number = 0; row_number < 16 * kRowTiles; ++row_number) {
       const SeenRow row = load<SeenRow>(memory + (kRingBytes + 16 * (warp_index() * 16 * kRowTiles + row_number)));
-      const RowBias bias = bias_of(call.problem, place.batch, row);
+      const RowBias bias = bias_of(call.problem, batch, row);
 #pragma unroll 1
       for (int column = lane_index(); column < kKeys; column += 32)
         store(addend_at(row_number, column),
-              addend_of(call.problem, dense_mask, place.batch, row, bias, source.offset, first + column));
+              addend_of(call.problem, dense_mask, batch, row, bias, source.offset, first + column));
     }
     sync_warp();
   }
@@ -187,7 +196,7 @@ struct AttentionForward {
 
   MMK_DEVICE void drop(Logits& weights, const Source& source, int first) const {
     const Dropout& d = call.problem.dropout;
-    const DropoutKey dropout = DropoutKey::of(d, place.batch);
+    const DropoutKey dropout = DropoutKey::of(d, place().batch);
     const int64_t start = source.offset + first + d.offset[3];
     const int pair = lane_index() % 4 * 2;
     const auto dropout_row = [&](int r) {
@@ -280,7 +289,7 @@ struct AttentionForward {
 
     if constexpr (kWarps == 1) sync_warp();  // the tiles of the chunk before have been read
     const auto copy = [&](int to, int block) {
-      copy_block(kAnew ? source_anew(s) : source, to, start + block * kKeys);
+      copy_block(kAnew ? this->source(s) : source, to, start + block * kKeys);
     };
     copy(0, lowest_bit(left));
     commit_copies();
@@ -367,7 +376,7 @@ struct AttentionForward {
   }
 
   /// Output and lse of the rows.
-  MMK_DEVICE void end() const {
+  MMK_DEVICE void end(const Place& place) const {
     const AttentionProblem& p = call.problem;
     const float kept = p.dropout.active ? p.dropout.keep_scale : 1.0f;
     const int pair = lane_index() % 4 * 2, dim = static_cast<int>(p.dim_v);
@@ -403,19 +412,17 @@ struct AttentionForward {
   /// The whole of a block's work: its chunks merged, or, of several splits, the state of one chunk left in memory.
   MMK_DEVICE void run() {
     memory = shared_memory();
-    place = query_place(call, kRows, call.splits);
-    if (!place.inside) return;
-    begin();
+    if (!begin()) return;
     const int64_t tile = block_index_x();
     int number = 0;
     bool merged = false;
     out.clear();
     state.clear();
     for (int s = 0; s < call.problem.num_segments; ++s) {
-      const Source source = key_source<T>(call, place, s);
+      const Source source = this->source(s);
       look_at(s, source);
       for (int start = 0; start < source.length; start += kChunkKeys, ++number) {
-        if (call.splits > 1 && number != place.split) continue;
+        if (call.splits > 1 && number != place().split) continue;
         if (!chunk(s, source, start)) continue;
         if (call.splits > 1 || call.scratch == nullptr) continue;
         if (merged) merge_saved<true>(tile);
@@ -428,20 +435,20 @@ struct AttentionForward {
     if (call.splits > 1) {
       save_state(tile);
     } else {
-      end();
+      end(place());
     }
   }
 
   /// Merges what the splits of a tile left, in the order of the chunks.
   MMK_DEVICE void run_merge() {
-    place = query_place(call, kRows, 1);
+    const Place place = query_place(call, kRows, 1);
     if (!place.inside) return;
     const int64_t first = static_cast<int64_t>(block_index_x() / call.tiles) * call.splits * call.tiles + place.tile;
     out.clear();
     state.clear();
     for (int split = 0; split < call.splits; ++split)
       merge_saved<false>(first + static_cast<int64_t>(split) * call.tiles);
-    end();
+    end(place);
   }
 };
 

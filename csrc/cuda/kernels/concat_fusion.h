@@ -75,7 +75,8 @@ struct ConcatFusion {
       stage_any_rows<kThreads>(left, rows, row_at, count, walk.feature, s.width);
     }
     using OwnOutputs = OwnChunks<Right, kThreads>;
-    const auto weight_at = [&](int i) { return (first_column + OwnOutputs::row(i)) * call.weight_stride; };
+    const int64_t own_weight = (first_column + OwnOutputs::row(0)) * call.weight_stride;
+    const auto weight_at = [&](int i) { return own_weight + i * OwnOutputs::kDown * call.weight_stride; };
     stage_rows<kThreads, true>(right, global<T>(call.weight) + s.first, weight_at,
                                rows_left(call.out, first_column, kColumns), walk.feature, s.width,
                                kWhole || walk.whole_weight);

@@ -82,11 +82,11 @@ struct StatisticsOfTile : Tile_ {
 #pragma unroll
           for (int e = 0; e < 2; ++e) hit += Base::positive(r, n, e) ? at(r, n, e) : 0.0f;
       }
-      if (totals) {
+      if (totals) {  // of a row that is outside nothing is read
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-          for (int e = 0; e < 2; ++e) total += inside(r, n, e) ? at(r, n, e) : 0.0f;
+          for (int e = 0; e < 2; ++e) total += column_of(n, e) < Base::columns ? at(r, n, e) : 0.0f;
       }
       sum = quad_sum(sum);
       if (hits) hit = quad_sum(hit);
@@ -202,6 +202,7 @@ struct MergeContrastiveStatistics {
       hit = load_written(written(to.hit, index));
       if (to.total != nullptr) total = load_written(written(to.total, index));
     }
+#pragma unroll 2
     for (int tile = 0; tile < tiles; ++tile) {
       const Global<float> from = written(partial, tile * kStatisticNumbers * length);
       const Merge<float> m = merge_factors(top, load_written(from));

@@ -24,18 +24,17 @@ MMK_NAMESPACE_BEGIN
 
 /// The tile of a block.
 struct Place {
-  int batch, head, tile, split;    // head: the first of the pack
-  int64_t query_first, key_first;  // of a packed sequence, in its tensors
+  int batch, head, tile, split;  // head: the first of the pack
+  int query_first, key_first;    // of a packed sequence, in its tensors
   int len_q, len_k;
   bool inside;  // false: beyond the last tile of the last sequence
 };
 
 /// Rows of a sequence in its packed tensor, never outside it.
-MMK_DEVICE void sequence_rows(const int32_t* cu, int b, int64_t total, int64_t& first, int& length) {
-  const int64_t begin = clamp_index(load(global<int32_t>(cu) + b), total);
-  const int64_t end = clamp_index(load(global<int32_t>(cu) + (b + 1)), total);
-  first = begin;
-  length = static_cast<int>(end > begin ? end - begin : 0);
+MMK_DEVICE void sequence_rows(const int32_t* cu, int b, int64_t total, int& first, int& length) {
+  first = clamp_index(load(global<int32_t>(cu) + b), total);
+  const int end = clamp_index(load(global<int32_t>(cu) + (b + 1)), total);
+  length = end > first ? end - first : 0;
 }
 
 /// Finds tile `tile` of all packed sequences' tiles of `rows` rows; leaves `inside` false where there are fewer.
@@ -74,6 +73,19 @@ MMK_DEVICE Place query_place(const AttentionCall& call, int rows, int splits) {
   place.len_k = static_cast<int>(p.len_k);
   if (p.cu_q != nullptr) find_sequence(place, call, place.tile, rows);
   return place;
+}
+
+/// A place rests in shared memory, in 32 bytes, and is read anew where it is needed: registers are for the sums.
+struct alignas(16) PlaceHalf {
+  int x[4];
+};
+MMK_DEVICE void store_place(Shared to, const Place& place) {
+  store(to, PlaceHalf{{place.batch, place.head, place.tile, place.split}});
+  store(to + 16, PlaceHalf{{place.query_first, place.key_first, place.len_q, place.len_k}});
+}
+MMK_DEVICE Place load_place(Shared from) {
+  const PlaceHalf one = load<PlaceHalf>(from), two = load<PlaceHalf>(from + 16);
+  return {one.x[0], one.x[1], one.x[2], one.x[3], two.x[0], two.x[1], two.x[2], two.x[3], true};
 }
 
 /// A row of a tile of queries: packs of heads lie one after another.

@@ -68,12 +68,13 @@ MMK_DEVICE uint32_t kept_of_columns(const DropoutKey& d, uint32_t head, int64_t 
       const PhiloxBlock<uint32_t> block = d.block(head, first + member % 2, static_cast<uint32_t>(key) + row);
       uint32_t kept = 0;
 #pragma unroll
-      for (int word = 0; word < 4; ++word)
-        kept |= static_cast<uint32_t>(block.word[word] >= d.threshold) << (4 * member + word);
+      for (int word = 0; word < 4; ++word) kept |= static_cast<uint32_t>(block.word[word] >= d.threshold) << word;
+      kept <<= 4 * member;
       kept |= shuffle_xor(kept, 4);
       kept |= shuffle_xor(kept, 8);
+      kept >>= member;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) own |= (kept >> (4 * j + member) & 1) << j;
+      for (int j = 0; j < 4; ++j) own |= (kept >> (4 * j) & 1) << j;
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -98,22 +99,23 @@ MMK_DEVICE void accumulate(C& c, const W& weights, B b) {
   if (poisoned) add_poison(c, narrowed, b);
 }
 
-/// Sums that rest in device memory between chunks, each number where its own thread put it.
+/// Adds to `c` the sums of the chunks before, which rest in device memory, each number where its own thread put it, if there
+/// are `some`; and leaves the whole there. By 32 numbers, with a barrier of the block between them: else ptxas starts the loads
+/// of all numbers at once, and spills what lives beyond them.
 template <int kThreads, class C>
-MMK_DEVICE void add_saved(C& c, Global<float> memory) {
+MMK_DEVICE void add_to_saved(C& c, Global<float> memory, bool some) {
   const Global<float> own = memory + thread_index();
 #pragma unroll
-  for (int n = 0; n < C::kColumnTiles; ++n)
+  for (int n = 0; n < C::kColumnTiles; ++n) {
+    if (n > 0 && n % 8 == 0) sync_block();
 #pragma unroll
-    for (int j = 0; j < 4; ++j) c.at[0][n][j] = load_written(own + (4 * n + j) * kThreads) + c.at[0][n][j];
-}
-template <int kThreads, class C>
-MMK_DEVICE void save(const C& c, Global<float> memory) {
-  const Global<float> own = memory + thread_index();
-#pragma unroll
-  for (int n = 0; n < C::kColumnTiles; ++n)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) store(own + (4 * n + j) * kThreads, c.at[0][n][j]);
+    for (int j = 0; j < 4; ++j) {
+      const Global<float> to = own + (4 * n + j) * kThreads;
+      float& x = c.at[0][n][j];
+      if (some) x = load_written(to) + x;
+      store(to, x);
+    }
+  }
 }
 
 /// Row r of the lane's two, times `by`, to the `dim` elements from `to` on.

@@ -15,8 +15,10 @@ MMK_DEVICE float load_as(const void* data, DType dtype, int64_t index) {
 }
 
 /// Lengths of packed sequences are not known on the host: what is too short for them is read at its end, and never left.
-MMK_DEVICE int64_t nearest_index(int64_t index, int64_t size) {
-  return index < 0 ? 0 : index < size ? index : larger<int64_t>(size, 1) - 1;
+/// Nothing here depends on the size alone: the compiler would make it at the kernel's start, and keep it in registers.
+template <class Index>
+MMK_DEVICE Index nearest_index(Index index, int64_t size) {
+  return larger<Index>(smaller<Index>(index + 1, static_cast<Index>(size)), 1) - 1;
 }
 
 /// The bias of one row: what of its address does not depend on the key.

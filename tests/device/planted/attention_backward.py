@@ -51,7 +51,10 @@ QUERY_PASS = {
         QUERY, "static_cast<int>(p.dim_qk), p.scale)", "static_cast<int>(p.dim_qk), 1.0f)", "few"
     ),
     "query: chunks before forgotten": bug(
-        QUERY, "          if (some) add_saved<kThreads>(gradient, rest);\n", "", "chunks of keys"
+        QUERY,
+        "add_to_saved<kThreads>(gradient, rest, some)",
+        "add_to_saved<kThreads>(gradient, rest, false)",
+        "chunks of keys",
     ),
     "query: chunks not begun at 0": bug(
         QUERY, "    gradient.clear();\n    if constexpr", "    if constexpr", "chunks of keys"
@@ -87,7 +90,7 @@ KEYS_PASS = {
     "keys: one entry of a broadcast key": bug(
         KEYS, "batches == 1 ? static_cast<int>(p.batch) - 1 : at.batch", "at.batch", "one key and value"
     ),
-    "keys: one head of a group": bug(KEYS, "at.head < heads().stop;", "at.head < heads().first + 1;", "grouped heads"),
+    "keys: one head of a group": bug(KEYS, "head < heads().stop;", "head < heads().first + 1;", "grouped heads"),
     "keys: statistics of the first tile": bug(
         KEYS, "statistics_at(tile * kQueries + column)", "statistics_at(column)", "causal, bias"
     ),
@@ -102,7 +105,7 @@ KEYS_PASS = {
     ),
     "keys: one key too many": bug(KEYS, "key >= sees.stop);", "key > sees.stop);", "causal"),
     "keys: chunks before forgotten": bug(
-        KEYS, "            if (some) add_saved<kThreads>(grad_value, rest() + kBehind);\n", "", "chunks of rows"
+        KEYS, "(grad_value, rest() + kBehind, some)", "(grad_value, rest() + kBehind, false)", "chunks of rows"
     ),
     "keys: sums of keys and values in one place": bug(
         KEYS, "kBehind = kKey ? kThreads * kDim / 2 : 0;", "kBehind = 0;", "chunks of rows"
@@ -148,9 +151,7 @@ PAIRS = {
     "hidden pairs not marked": Planted(Bug(GRADIENTS, _HIDDEN, _HIDDEN.replace("-0", "0"), 2), "poison", ISOLATION),
     "poison not looked for": bug(GRADIENTS, "kMasked && has_poison(b)", "false", "poison", ISOLATION),
     "factor of a row": bug(GRADIENTS, "* kLog2E) * row.factor;", "* kLog2E);", "finfo.min"),
-    "dropout of rows: words of a lane": bug(
-        GRADIENTS, "<< (4 * member + word)", "<< (4 * word + member)", "dropout, aligned"
-    ),
+    "dropout of rows: words of a lane": bug(GRADIENTS, "kept >>= member;", "kept >>= member ^ 1;", "dropout, aligned"),
     "dropout of rows: two lanes' blocks": bug(
         GRADIENTS, "      kept |= shuffle_xor(kept, 8);\n", "", "dropout, aligned"
     ),
