@@ -67,7 +67,8 @@ class Build:
             lines += [f"build {name}: {rule} {_escape(source)}", f"  flags = {_quote(flags)}"]
         if self.stubs:
             versions = f"-Wl,--version-script={ROOT / 'tools' / 'stubs' / 'glibc.map'}"
-            command = f"{_quote([*compiler, '-shared', '-fPIC', '-nostdlib', versions])} -Wl,-soname,$soname -o $out $in"
+            command = _quote([*compiler, "-shared", "-fPIC", "-nostdlib", versions])
+            command += " -Wl,-soname,$soname -o $out $in"
             lines += ["rule stub", f"  command = {command}", "  description = stub $out"]
         stubs = {_stub_file(source): source for source in self.stubs}
         for name, source in stubs.items():

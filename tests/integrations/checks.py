@@ -73,7 +73,7 @@ def check_outputs(found: list[Tensor], expected: list[Tensor]) -> None:
 def check_gradients(
     found: dict[str, Tensor], expected: dict[str, Tensor], exact: Callable[[], dict[str, Tensor]] | None = None
 ) -> None:
-    """Equal but for rounding. Where they are not, fp64 (`exact`) decides: `found` may be off by twice what `expected` is."""
+    """Equal but for rounding; else fp64 (`exact`) decides, of which `found` may be off by twice what `expected` is."""
     assert found.keys() == expected.keys()
     # A gradient that is 0 but for rounding (a key's bias) is measured by the others.
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
