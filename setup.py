@@ -28,7 +28,7 @@ class BuildNative(build_ext):
         output = Path(self.get_ext_fullpath(ext.name))
         try:
             # all before the first runs: what is refused needs no minutes of compiling
-            builds = [native.library(output)]
+            builds = [native.library(output, for_wheel=not self.editable_mode)]
             if cuda.wanted():
                 builds.append(native.cuda_library(output.with_name(native.CUDA_LIBRARY)))
             for build in builds:

@@ -61,15 +61,25 @@ def store_rows(data, row, stride, exists, tile, WIDTH: tl.constexpr, PADDED: tl.
 
 
 @triton.jit
-def isolated_product(weights, visible, rows, total, data, stride, count, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
+def isolated_product(
+    weights, visible, rows, total, data, stride, count,
+    WIDTH: tl.constexpr, PRECISION: tl.constexpr, LOOKS_FIRST: tl.constexpr = False,
+):  # fmt: skip
     """`total + weights @ rows`, where a number of `rows` that is not finite reaches only those whose pair is visible.
 
     weights: 0 where the pair is hidden; visible: the same shape. rows: the first `count` at `data`, and zeros. A tile
     of finite rows pays for one vote; in others the rows are read again, one by one: the product keeps its registers.
+
+    LOOKS_FIRST: the numbers are looked at as they were loaded. Else the compiler does it in the layout of the product's
+    operand, which then stands in registers whole; it does not carry a reduction there.
     """
     finite = tl.abs(rows.to(tl.float32)) < float("inf")
+    whole = finite.to(tl.int32)
+    if LOOKS_FIRST:
+        whole = tl.min(whole, 1)
+        finite = finite | (whole > 0)[:, None]
     total = tl.dot(weights.to(rows.dtype), tl.where(finite, rows, 0.0).to(rows.dtype), total, input_precision=PRECISION)
-    if tl.min(finite.to(tl.int32)) == 0:
+    if tl.min(whole) == 0:
         place = tl.arange(0, rows.shape[0])[None, :]
         column = tl.arange(0, rows.shape[1])
         for j in range(tl.minimum(count, rows.shape[0])):

@@ -13,6 +13,8 @@ from mmkernels import _triton, user_tiles
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx90a", "gfx942")
 """Those that tables of tiles have entries for."""
+REGISTERS = 1 << 16
+"""Of an NVIDIA processor, for the threads of all its blocks."""
 
 
 class Device(NamedTuple):
@@ -59,8 +61,13 @@ def precision(dtype: torch.dtype, arch: str) -> str:
     return "tf32" if allowed else "ieee"
 
 
-def options(arch: str, warps: int, stages: int) -> dict[str, Any]:
-    """Of the compiler. Products and sums are fused only where the kernels say so."""
-    chosen = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+def options(arch: str, warps: int, stages: int, registers: int | None = None) -> dict[str, Any]:
+    """Of the compiler. Products and sums are fused only where the kernels say so.
+
+    registers: that a thread may have, where NVIDIA's assembler left alone would spill some for a second block beside.
+    """
+    chosen: dict[str, Any] = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+    if registers is not None and arch.startswith("sm_"):
+        chosen["maxnreg"] = min(registers, REGISTERS // (32 * warps))
     # One matrix instruction for tiles of any height: a row's bits must not depend on its tile.
     return chosen | ({"matrix_instr_nonkdim": 16} if arch.startswith("gfx") else {})

@@ -40,6 +40,7 @@ AVX512 = [
     # GCC raises them in its own intrinsics (bug 105593); clang does not know the first
     *("-Wno-unknown-warning-option", "-Wno-maybe-uninitialized", "-Wno-uninitialized"),
 ]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 X86_ISAS = {
     "baseline": ["-march=x86-64"],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -48,6 +49,7 @@ X86_ISAS = {
     # the 16-lane kernels on the compiler's vector extensions: a test double; -O3 takes three times as long to compile
     "vec16": ["-mavx2", "-mfma", "-mf16c", "-O2"],
 }
+TEST_DOUBLES = ("vec16",) if X86 else ()
 OTHER_ISAS: dict[str, list[str]] = {"baseline": [], "vec16": []}
 
 # No -ffast-math: masked NaN and Inf must stay where they are. No -ffp-contract=fast: which products are fused is
@@ -65,8 +67,9 @@ SANITIZED = [
 ]
 
 
-def library(output: Path | None = None, sanitize: bool = False) -> Build:
-    """The library of the wheel: kernels once per instruction set, the rest once for any processor."""
+def library(output: Path | None = None, sanitize: bool = False, for_wheel: bool = False) -> Build:
+    """The library: kernels once per instruction set, the rest once for any processor. A wheel has no test doubles."""
+    sets = {isa: machine for isa, machine in isas().items() if not (for_wheel and isa in TEST_DOUBLES)}
     flags = [*FLAGS, *(SANITIZED if sanitize else OPTIMISED), *words("CXXFLAGS")]
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{torch_folder() / 'include'}"]
     build = Build(
@@ -79,9 +82,9 @@ def library(output: Path | None = None, sanitize: bool = False) -> Build:
     )
     for source in sorted((ROOT / "csrc" / "cpu").rglob("*.cpp")):
         if source.name in COMPILED_ONCE:
-            build.add(source, [*flags, *includes])
+            build.add(source, [*flags, *(f"-DMMK_HAS_{isa}" for isa in sets), *includes])
             continue
-        for isa, machine in isas().items():
+        for isa, machine in sets.items():
             build.add(source, [*flags, *machine, f"-DMMK_ISA={isa}", *includes], isa)
     for source in sorted((ROOT / "csrc" / "ops").glob("*.cpp")):
         build.add(source, [*flags, *includes])
@@ -145,8 +148,8 @@ def _module(name: str, module: str, sanitize: bool) -> tuple[Build, list[str]]:
 def cuda_library(output: Path | None = None) -> Build:
     """The library of GPU kernels: the launch layer by nvcc, which sees nothing of torch, and the ops by the compiler.
 
-    It builds without a GPU and without a CUDA torch. The one function that the ops need of libtorch_cuda comes, while
-    linking, from a stub of that name.
+    It builds without a GPU and without a CUDA torch. What the ops need of libtorch_cuda, and the CUDA runtime of old
+    versions of glibc, comes from stubs while it is linked.
     """
     toolkit = cuda.find_toolkit()
     architectures = cuda.architectures(toolkit)
@@ -159,7 +162,7 @@ def cuda_library(output: Path | None = None) -> Build:
         output=output,
         link=link,
         nvcc=cuda.nvcc_command(toolkit),
-        stubs={"libtorch_cuda.so": ROOT / "tools" / "libtorch_cuda.cpp"},
+        stubs=[ROOT / "tools" / "stubs" / f"{name}.cpp" for name in _stubs()],
         job_memory=cuda.job_memory(),
     )
     for source in sorted((ROOT / "csrc" / "cuda" / "launch").glob("*.cu")):
@@ -183,7 +186,14 @@ def cuda_library(output: Path | None = None) -> Build:
 
 def isas() -> dict[str, list[str]]:
     """Instruction sets the kernels are compiled for on this kind of machine, and the flags of each."""
-    return X86_ISAS if platform.machine().lower() in ("x86_64", "amd64") else OTHER_ISAS
+    return X86_ISAS if X86 else OTHER_ISAS
+
+
+def _stubs() -> tuple[str, ...]:
+    """Libraries that the CUDA one is linked against instead of this machine's; tools/stubs has their sources."""
+    # elsewhere no function of glibc has an older version than 2.17's, and no wheel is published
+    has_older = X86 and platform.libc_ver()[0] == "glibc"
+    return ("libtorch_cuda.so", *(("libdl.so.2", "libpthread.so.0", "librt.so.1") if has_older else ()))
 
 
 def _link_rules(library: str) -> list[str]:

@@ -44,8 +44,8 @@ class Build:
     """Compiles `.cu` files, and links where it is there."""
     compiles: list[tuple[str, Path, list[str]]] = field(default_factory=list)
     """Object name, source, flags."""
-    stubs: dict[str, Path] = field(default_factory=dict)
-    """Libraries to link against that need not be on this machine: name, source of the symbols that are used of it."""
+    stubs: list[Path] = field(default_factory=list)
+    """Libraries that stand, while linking, for those of the user's machine: sources, named after the library."""
     job_memory: float = 1.5
     """GiB that one compiler may take."""
 
@@ -66,10 +66,13 @@ class Build:
             rule = "nvcc" if source.suffix == ".cu" else "compile"
             lines += [f"build {name}: {rule} {_escape(source)}", f"  flags = {_quote(flags)}"]
         if self.stubs:
-            command = f"{_quote(compiler)} -shared -fPIC -nostdlib -Wl,-soname,$out -o $out $in"
+            versions = f"-Wl,--version-script={ROOT / 'tools' / 'stubs' / 'glibc.map'}"
+            command = f"{_quote([*compiler, '-shared', '-fPIC', '-nostdlib', versions])} -Wl,-soname,$soname -o $out $in"
             lines += ["rule stub", f"  command = {command}", "  description = stub $out"]
-        lines += [f"build {name}: stub {_escape(source)}" for name, source in self.stubs.items()]
-        inputs = " ".join([*(name for name, _, _ in self.compiles), *self.stubs])
+        stubs = {_stub_file(source): source for source in self.stubs}
+        for name, source in stubs.items():
+            lines += [f"build {name}: stub {_escape(source)}", f"  soname = {source.stem}"]
+        inputs = " ".join([*(name for name, _, _ in self.compiles), *stubs])
         lines += [f"build {_escape(self.output)}: link {inputs}", f"  flags = {_quote(self.link)}"]
         return "\n".join([*lines, f"default {_escape(self.output)}", ""])
 
@@ -92,6 +95,12 @@ class Build:
                     raise BuildError(sentence.format(jobs=at_once, memory=self.job_memory, folder=self.folder))
             raise BuildError(f"{shlex.join(command)} failed with status {status}; its output stands above")
         return self.output
+
+
+def _stub_file(source: Path) -> str:
+    """nvcc takes no libdl.so.2, the name under which a library is loaded, but libdl.so, the one for linking."""
+    name, suffix, _ = source.stem.partition(".so")
+    return name + suffix
 
 
 def _show(command: list[str]) -> tuple[int, str]:

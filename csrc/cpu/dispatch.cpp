@@ -33,7 +33,9 @@ MMK_TABLE(avx512bf16)
 MMK_TABLE(avx512)
 MMK_TABLE(avx2)
 #endif
+#if defined(MMK_HAS_vec16)
 MMK_TABLE(vec16)
+#endif
 MMK_TABLE(baseline)
 #undef MMK_TABLE
 
@@ -52,7 +54,8 @@ bool has_f16c() {
 }
 #endif
 
-// Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels, with bf16 in pairs.
+// Best first. vec16 is compiled with AVX2 on x86, where it is the test double of the AVX-512 kernels, with bf16 in pairs,
+// and not in wheels.
 const Candidate* candidates(int& count) {
 #if defined(__x86_64__)
   static const bool kAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
@@ -64,9 +67,14 @@ const Candidate* candidates(int& count) {
 #endif
   static const Candidate kAll[] = {
 #if defined(__x86_64__)
-      {&avx512bf16::kTable, kAvx512Bf16}, {&avx512::kTable, kAvx512}, {&avx2::kTable, kAvx2},
+      {&avx512bf16::kTable, kAvx512Bf16},
+      {&avx512::kTable, kAvx512},
+      {&avx2::kTable, kAvx2},
 #endif
-      {&baseline::kTable, true},          {&vec16::kTable, kAvx2},
+      {&baseline::kTable, true},
+#if defined(MMK_HAS_vec16)
+      {&vec16::kTable, kAvx2},
+#endif
   };
   count = static_cast<int>(sizeof(kAll) / sizeof(kAll[0]));
   return kAll;

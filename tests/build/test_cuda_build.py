@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.test_library import symbols
+from tests.build.test_library import newer_than_the_tag, symbols
 from tools import cuda, native
 from tools.machine import BuildError
 
@@ -241,6 +241,12 @@ def test_library_needs_only_torch_and_the_system(library):
     }
     assert libraries <= system | {"libtorch_cpu.so", "libtorch_cuda.so"}
     assert "RPATH" not in text and "RUNPATH" not in text
+
+
+@pytest.mark.nightly
+def test_library_runs_on_old_systems(library):
+    """tools/stubs has what the CUDA runtime asks beyond the wheel's tag where it is linked on a newer system."""
+    assert not newer_than_the_tag(library)
 
 
 @pytest.mark.nightly

@@ -15,13 +15,23 @@ from tools.ninja_rules import Build
 
 def test_the_rules_of_a_mixed_build(tmp_path):
     """`.cu` by nvcc, `.cpp` by the compiler, linked by nvcc against the stub."""
-    build = Build(tmp_path, tmp_path / "x.so", ["-shared"], nvcc=["nvcc"], stubs={"libs.so": Path("s.cpp")})
+    build = Build(tmp_path, tmp_path / "x.so", ["-shared"], nvcc=["nvcc"], stubs=[Path("libs.so.1.cpp")])
     build.add(native.ROOT / "csrc" / "cuda" / "launch" / "device.cu", ["-a"])
     build.add(native.ROOT / "csrc" / "ops" / "cuda" / "attention.cpp", ["-b"])
     rules = build.ninja(["g++"])
     assert "build csrc-cuda-launch-device.o: nvcc " in rules and "build csrc-ops-cuda-attention.o: compile " in rules
     assert re.search(r"command = nvcc -o \$out \$in \$flags", rules)
     assert "link csrc-cuda-launch-device.o csrc-ops-cuda-attention.o libs.so\n" in rules
+    assert "build libs.so: stub libs.so.1.cpp\n  soname = libs.so.1\n" in rules
+
+
+@pytest.mark.skipif(not native.X86, reason="elsewhere vec16 is no test double")
+def test_a_wheel_has_no_test_doubles():
+    whole, published = native.library(), native.library(for_wheel=True)
+    left_out = [each for each in whole.compiles if each not in published.compiles]
+    assert {name.split(".")[-2] for name, *_ in left_out if "dispatch" not in name} == {"vec16"}
+    (dispatch,) = (flags for name, _, flags in published.compiles if name == "csrc-cpu-dispatch.o")
+    assert "-DMMK_HAS_avx512" in dispatch and "-DMMK_HAS_vec16" not in dispatch
 
 
 @pytest.fixture

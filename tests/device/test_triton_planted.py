@@ -65,6 +65,10 @@ BUGS = {
         "chunks",
         Bug("triton_blocks", "acc_b * factor_b[:, None])", "acc_b)"),
     ),
+    "the last chunk is left out": (
+        "chunks",
+        Bug("forward", "tl.maximum(chunks, 1) - 1", "tl.maximum(chunks - 1, 1) - 1"),
+    ),
     "chunks counted over segments": ("segments", Bug("forward", "(chunk - last_before) * CHUNK", "chunk * CHUNK")),
     "a neighbour's key head": ("groups", Bug("backward_query", "own.head // shape.group", "own.head % shape.group")),
     "a head of the group is left out": (
@@ -75,6 +79,7 @@ BUGS = {
         "poison",
         Bug("triton_blocks", "tl.where(finite, rows, 0.0).to(rows.dtype)", "rows"),
     ),
+    "poison of a row of others": ("poison", Bug("triton_blocks", "(whole > 0)[:, None]", "(whole >= 0)[:, None]")),
     "poison is lost": ("poison", Bug("triton_blocks", "if tl.max(poison) > 0:", "if tl.max(poison) > 1:")),
     "words in the wrong order": (
         "dropout",
@@ -96,6 +101,7 @@ BUGS = {
         "grid",
         Bug("backward_bias", "tl.sum(tl.where((key // width == across)", "tl.sum(tl.where((key // width < across)"),
     ),
+    "a grid's second row is left out": ("grid", Bug("backward_bias", "range(across + 1,", "range(across + 2,")),
 }
 QUICK = ("one key too many",)
 

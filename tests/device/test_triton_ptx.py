@@ -32,9 +32,9 @@ def check(inputs: Inputs, backward: bool = True, processors: int = 1) -> None:
     Expectation(inputs, rounded=inputs.dtype != torch.float32).check_results(found)
 
 
-def causal(dtype: torch.dtype, **options: object) -> Inputs:
+def causal(dtype: torch.dtype, dim: int = 32) -> Inputs:
     mask = mmk.Mask.causal(align="bottom_right")
-    return Inputs("attention", *operands(20, [50], dtype, heads=1, dim=32), mask, options=options)
+    return Inputs("attention", *operands(20, [50], dtype, heads=1, dim=dim), mask, options={})
 
 
 def test_bfloat16_forward():
@@ -52,6 +52,12 @@ def test_general(dtype):
     inputs = Inputs("attention", *operands(20, [33, 20], dtype, heads=2, heads_k=1, dim=24, dim_v=16))
     inputs = replace(inputs, mask=mmk.Mask.window(30, 10), options={"softcap": 2.0, "dropout_p": 0.2, "seed": 7})
     check(replace(inputs, bias=torch.randn(1, 2, 20, 53, generator=torch.Generator().manual_seed(1))))
+
+
+@pytest.mark.slow
+def test_widest_heads():
+    """256 features: keys are read again for each tile of rows, dk and dv have a launch each."""
+    check(causal(torch.bfloat16, 256))
 
 
 @pytest.mark.slow

@@ -82,6 +82,14 @@ def test_other_head_dims(dim):
     check(causal(torch.bfloat16, dim), tile=TILE._replace(keys=32 if dim == 128 else 64))
 
 
+@pytest.mark.slow
+def test_widest_heads(monkeypatch):
+    """256 features: the widest product of a warp group; keys are read again for each tile of rows."""
+    with texts(monkeypatch) as found:
+        check(causal(torch.bfloat16, 256, rows=20, keys=50))
+    assert any("m64n256k16" in text for text in found)
+
+
 @pytest.mark.nightly
 def test_two_warp_groups():
     check(causal(torch.bfloat16, 64, rows=130), tile=TILE._replace(height=128, warps=8))

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 from mmkernels.ops.attention.lowered import Lowered
 from mmkernels.ops.attention.triton_kernels import host, tables
-from mmkernels.triton_launch import ARCHITECTURES, known
+from mmkernels.triton_launch import ARCHITECTURES, known, options
 
 OPS = ("forward", "statistics", "backward_query", "backward_keys", "backward_bias")
 SIZES = ("many", "few", "general")
@@ -48,3 +48,12 @@ def test_numbers_of_a_call_choose_nothing_that_decides_bits():
     few, many = plans[0], plans[3]
     assert (few.keys, few.chunk) == (many.keys, many.chunk)
     assert few.height // few.warps == many.height // many.warps == 16
+
+
+@pytest.mark.parametrize(
+    ("arch", "warps", "most"), [("sm_90", 8, 255), ("sm_90", 16, 128), ("gfx942", 8, None), ("interpreter", 8, None)]
+)
+def test_registers_are_asked_for_where_there_are_so_many(arch, warps, most):
+    """Whatever number of warps a user's table has: a block of threads must fit a processor."""
+    assert options(arch, warps, 1, 255).get("maxnreg") == most
+    assert "maxnreg" not in options(arch, warps, 1)

@@ -21,6 +21,11 @@ PRODUCTS = {
     "contrastive_softmax_slopes", "contrastive_sigmoid_slopes", "contrastive_gradient",
 }  # fmt: skip
 """Kernels that multiply matrices."""
+SIZES = {
+    "HEIGHT": "height", "KEYS": "keys", "WIDTH": "width", "DEPTH": "depth", "num_warps": "warps",
+    "num_stages": "stages", "maxnreg": "registers",
+}  # fmt: skip
+"""Options of a launch, and how the figures call them."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -49,13 +54,8 @@ def entries(**chosen: Iterable[Any] | None) -> Iterator[Entry]:
 
 
 def tile_of(launch: Launch) -> str:
-    """Sizes of the tile, warps and stages of a launch."""
-    sizes = [
-        f"{name.lower()} {launch.options[name]}"
-        for name in ("HEIGHT", "KEYS", "WIDTH", "DEPTH")
-        if name in launch.options
-    ]
-    return ", ".join([*sizes, f"warps {launch.options['num_warps']}", f"stages {launch.options['num_stages']}"])
+    """Sizes of the tile, warps, stages and most registers of a launch, where it has them."""
+    return ", ".join(f"{name} {launch.options[option]}" for option, name in SIZES.items() if option in launch.options)
 
 
 def record(entry: Entry) -> list[dict[str, Any]]:

@@ -69,17 +69,25 @@ def entry_sums(
         found = shifted(gradients, entry[None, :] + rows.query[:, None] - bias.zero - first, KEYS)
     else:
         width = tl.maximum(bias.size[1][1], 1)
-        found = tl.zeros((HEIGHT, KEYS), tl.float32)
-        if PART == 0:
-            key = first + tl.arange(0, KEYS)
-            for across in range(first // width, (first + KEYS - 1) // width + 1):
-                total = tl.sum(tl.where((key // width == across)[None, :], gradients, 0.0), 1)
-                found += tl.where((entry == across)[None, :], total[:, None], 0.0)
-        else:
-            for across in range(first // width, (first + KEYS - 1) // width + 1):
-                place = (entry + across * width - first)[None, :] + rows.query[:, None] * 0
-                found += tl.where((entry < width)[None, :], shifted(gradients, place, KEYS), 0.0)
+        # The first row of the grid always is there. Were it the loop's too, the compiler would move the products that
+        # make the gradients behind the loop's condition, and keep what they multiply in registers until then.
+        across = first // width
+        found = sums_across(gradients, entry, rows, first, across, width, KEYS, PART)
+        for later in range(across + 1, (first + KEYS - 1) // width + 1):
+            found += sums_across(gradients, entry, rows, first, later, width, KEYS, PART)
     return found
+
+
+@triton.jit
+def sums_across(gradients, entry, rows, first, across, width, KEYS: tl.constexpr, PART: tl.constexpr):
+    """`entry_sums` over a block's keys in row `across` of a grid of keys, `width` of them a row."""
+    if PART == 0:
+        key = first + tl.arange(0, KEYS)
+        total = tl.sum(tl.where((key // width == across)[None, :], gradients, 0.0), 1)
+        return tl.where((entry == across)[None, :], total[:, None], 0.0)
+    else:
+        place = (entry + across * width - first)[None, :] + rows.query[:, None] * 0
+        return tl.where((entry < width)[None, :], shifted(gradients, place, KEYS), 0.0)
 
 
 @triton.jit

@@ -20,6 +20,7 @@ from mmkernels.ops.attention.triton_kernels.pairs import (
     FAR,
     NONE,
     Rows,
+    Source,
     at_head,
     capped,
     intervals,
@@ -89,7 +90,7 @@ def add_block(
         weights = tl.where(seen, weights, 0.0)
         at = source.value_data + tl.cast(first, tl.int64) * source.value_row
         total = isolated_product(
-            weights, seen, values, total, at, source.value_row, source.length - first, DIM_V, PRECISION
+            weights, seen, values, total, at, source.value_row, source.length - first, DIM_V, PRECISION, True
         )
     return new_max, row_sum, total
 
@@ -102,7 +103,7 @@ def add_seen_blocks(
     PRECISION: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """Those blocks in [begin, end) of which some row sees a key."""
-    for first in range(begin, end, KEYS):
+    for first in tl.range(begin, end, KEYS, disable_licm=True):
         some = (start < stop) & (start < first + KEYS) & (stop > first)
         if tl.max(some.to(tl.int32)) > 0:
             row_max, row_sum, total = add_block(
@@ -144,6 +145,11 @@ def chunk_state(
     source = source_of(
         segments, lengths, offsets, shape, segment, place.batch, place.head // shape.group, place.first_k, place.len_k
     )
+    apart = (chunk >> 30) * 16  # 0, as in `found_again`; addresses stay multiples of 16 elements
+    source = Source(
+        source.key_data, source.key_row + apart, source.value_data, source.value_row + apart, source.length,
+        source.offset, source.segment,
+    )  # fmt: skip
     end = tl.minimum(begin + CHUNK, source.length)
     start, stop = intervals(mask, source, rows, place.first_q, VARLEN)
     dense = reads_dense(mask)
@@ -165,7 +171,8 @@ def chunk_state(
     row_sum = tl.zeros((HEIGHT,), tl.float32)
     total = tl.zeros((HEIGHT, PADDED_V), tl.float32)
     if BIAS == NONE:
-        for part in range(2):  # what is seen in part and then whole; then what is seen in part behind it
+        # What is seen in part and then whole; then what is seen in part behind it.
+        for part in tl.range(2, disable_licm=True):
             row_max, row_sum, total = add_seen_blocks(
                 row_max, row_sum, total, tl.where(part == 0, low, full_high), tl.where(part == 0, full_low, high),
                 query, source, rows, start, stop, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V, PADDED,
@@ -256,7 +263,7 @@ def attention_forward(
     VARLEN: tl.constexpr = shape.cu_q is not None
     UNIT: tl.constexpr = 1.0 if FOLDED else LOG2E
     program = tl.program_id(0)
-    place = query_place(shape, program % programs, tiles, pack, HEIGHT)
+    place = query_place(shape, program % programs if SPLIT else program, tiles, pack, HEIGHT)
     rows = tile_rows(place, pack, HEIGHT, PACK)
     row = (place.first_q + rows.query).to(tl.int64)
     if PACK:
@@ -273,10 +280,17 @@ def attention_forward(
         )  # fmt: skip
         if SPLIT:
             store_state(states, program, row_max, row_sum, total, HEIGHT, PADDED_V)
+        else:
+            place, rows = found_again(shape, place, rows, program + (chunks >> 30), tiles, pack, HEIGHT, PACK)
+            write_rows(
+                out, lse, place, rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED, VARLEN
+            )
     else:
         if VARLEN:
             chunks = tl.where(place.len_q > 0, tl.cdiv(place.len_k, CHUNK), 0)
-        for chunk in range(chunks):
+        last = tl.maximum(chunks, 1) - 1
+        # What does not change from chunk to chunk is found anew: registers do not hold it beside a state.
+        for chunk in tl.range(last + 1, disable_licm=True):
             slot = program + (chunk >> 30)
             own, own_rows = found_again(shape, place, rows, slot, tiles, pack, HEIGHT, PACK)
             row_max, row_sum, total = chunk_state(
@@ -285,17 +299,16 @@ def attention_forward(
             )  # fmt: skip
             tl.debug_barrier()  # the state before has been stored by all threads
             max_before, sum_before, total_before = load_state(states, slot, chunk * HEIGHT, HEIGHT, PADDED_V)
-            row_max, row_sum, total = merge(
-                max_before, sum_before, total_before, row_max, row_sum, total, UNIT
-            )  # fmt: skip
-            tl.debug_barrier()  # and been read
-            store_state(states, slot, row_max, row_sum, total, HEIGHT, PADDED_V)
-        tl.debug_barrier()
-        row_max, row_sum, total = load_state(states, program, chunks * HEIGHT, HEIGHT, PADDED_V)
-    if not SPLIT:
-        slot = program % programs + (chunks >> 30)
-        place, rows = found_again(shape, place, rows, slot, tiles, pack, HEIGHT, PACK)
-        write_rows(out, lse, place, rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED, VARLEN)
+            row_max, row_sum, total = merge(max_before, sum_before, total_before, row_max, row_sum, total, UNIT)
+            if chunk < last:
+                tl.debug_barrier()  # and been read
+                store_state(states, slot, row_max, row_sum, total, HEIGHT, PADDED_V)
+            else:
+                own, own_rows = found_again(shape, place, rows, slot + (last >> 30), tiles, pack, HEIGHT, PACK)
+                write_rows(
+                    out, lse, own, own_rows, row_max, row_sum, total, dropout.keep_scale, DIM_V, PADDED_V, FOLDED,
+                    VARLEN,
+                )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)

@@ -87,14 +87,19 @@ def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tens
     attention_forward[(plan.programs * plan.splits,)](
         *results, states, *found, *grid, **width, **shared, KEYS=tile.keys, CHUNK=tile.chunk,
         BIAS=call.bias_kind, SOFTCAP=call.softcap != 0.0, SPLIT=plan.splits > 1,
-        PRECISION=precision(query.dtype, device.arch), **options(device.arch, tile.warps, tile.stages),
+        PRECISION=precision(query.dtype, device.arch), **options_of(tile, device),
     )  # fmt: skip
     if plan.splits > 1:
         attention_merge[(plan.programs,)](
             *results, states, found.shape, found.dropout, *grid, DIM_V=width["DIM_V"], PADDED_V=width["PADDED_V"],
-            CHUNK=tile.chunk, **shared, **options(device.arch, tile.warps, tile.stages),
+            CHUNK=tile.chunk, **shared, **options_of(tile, device),
         )  # fmt: skip
     return out, lse
+
+
+def options_of(tile: tables.Tile, device: Device) -> dict[str, Any]:
+    """Of the compiler."""
+    return options(device.arch, tile.warps, tile.stages, tile.registers)
 
 
 def statistics_operand(tensor: Tensor | None, packed: bool) -> Operand:
@@ -163,14 +168,14 @@ class Backward:
         numbers = statistics_operand(lse, self.packed), statistics_operand(grad_lse, self.packed)
         attention_delta[(-(-rows // tile.height),)](
             self.statistics, *operands, *numbers, shape, rows, DIM_V=self.width["DIM_V"],
-            PADDED_V=self.width["PADDED_V"], HEIGHT=tile.height, **options(device.arch, tile.warps, tile.stages),
+            PADDED_V=self.width["PADDED_V"], HEIGHT=tile.height, **options_of(tile, device),
         )  # fmt: skip
         if call.bias_kind:
             tile, tiles, programs = self._row_tiles("backward_query")
             attention_far_rows[(programs,)](
                 self.statistics, *self.found, tiles, DIM=self.width["DIM"], PADDED=self.width["PADDED"],
                 HEIGHT=tile.height, KEYS=tile.keys, BIAS=call.bias_kind, SOFTCAP=self.flags["SOFTCAP"],
-                PRECISION=self.flags["PRECISION"], **options(device.arch, tile.warps, tile.stages),
+                PRECISION=self.flags["PRECISION"], **options_of(tile, device),
             )  # fmt: skip
 
     def query(self, grad: Tensor) -> None:
@@ -238,9 +243,4 @@ class Backward:
         return tile, tiles, tiles * shape.heads * (self.batches if batches is None else batches)
 
     def _constants(self, tile: tables.Tile) -> dict[str, Any]:
-        return (
-            self.width
-            | self.flags
-            | {"HEIGHT": tile.height, "KEYS": tile.keys}
-            | options(self.device.arch, tile.warps, tile.stages)
-        )
+        return self.width | self.flags | {"HEIGHT": tile.height, "KEYS": tile.keys} | options_of(tile, self.device)

@@ -18,13 +18,17 @@ TABLE = Path(__file__).with_name("tables.json")
 
 
 class Tile(NamedTuple):
-    """`height`: query rows of a tile; `keys`: of a block; `chunk`: keys of a chain of sums of the forward."""
+    """`height`: query rows of a tile; `keys`: of a block; `chunk`: keys of a chain of sums of the forward.
+
+    `registers`: see `mmkernels.triton_launch.options`.
+    """
 
     height: int
     keys: int
     chunk: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 @cached
