@@ -17,10 +17,13 @@ from tools.machine_code.sass import CLASSES, OTHER
 LOOP = f".L_x_1:\n{MMA}\nLDGSTS.E.BYPASS.128 [R2], [R4.64]\nFADD R1, R1, R2\n@P0 BRA `(.L_x_1)\nEXIT"
 
 
-def report(arch: int = 80, text: str = LOOP, registers: int = 128, bound: int | None = 128) -> Figures:
-    bounds = {} if bound is None else {"_Z7forwardv": bound}
-    found = {"_Z7forwardv": Resources(registers, 1024, 0, 0)}
-    return make_report([Unit(Path("forward.cu"), arch, 1.23, text_of(text, "_Z7forwardv"), found, bounds)], "13.0", [])
+def report(
+    arch: int = 80, text: str = LOOP, registers: int = 128, bound: int | None = 128, name: str = "forward"
+) -> Figures:
+    symbol = f"_Z{len(name)}{name}v"
+    bounds = {} if bound is None else {symbol: bound}
+    found = {symbol: Resources(registers, 1024, 0, 0)}
+    return make_report([Unit(Path(f"{name}.cu"), arch, 1.23, text_of(text, symbol), found, bounds)], "13.0", [])
 
 
 def at(figures: Figures, column: str):
@@ -65,16 +68,33 @@ def test_regressions_are_seen_against_what_was_kept(tmp_path):
 def test_a_run_of_some_architectures_replaces_these(tmp_path):
     path = tmp_path / "kept.json"
     write_kept(report(80), path)
-    write_kept(report(90, registers=64), path, add=True)
-    write_kept(report(80, registers=32), path, add=True)
+    write_kept(report(90, registers=64), path)
+    write_kept(report(80, registers=32), path)
     kept = read_kept(path)
     registers = {arch: figures["registers"] for arch, figures in kept["kernels"]["forward"].items()}
     assert registers == {"sm_80": 32, "sm_90": 64}
     assert kept["compile_seconds"] == {"forward.cu": {"sm_80": 1.2, "sm_90": 1.2}}
-    write_kept(report(90) | {"nvcc": "12.9"}, path, add=True)
+    write_kept(report(90) | {"nvcc": "12.9"}, path)
     assert list(read_kept(path)["kernels"]["forward"]) == ["sm_90"], "figures of two compilers do not mix"
-    write_kept(report(80), path)
-    assert list(read_kept(path)["kernels"]["forward"]) == ["sm_80"]
+
+
+def test_a_run_of_some_units_replaces_these(tmp_path):
+    path = tmp_path / "kept.json"
+    for arch in (80, 90):
+        write_kept(report(arch), path)
+    write_kept(report(80, name="merge"), path, whole=False)
+    write_kept(report(80, registers=32), path, whole=False)
+    kept = read_kept(path)
+    found = {
+        name: {arch: figures["registers"] for arch, figures in rows.items()} for name, rows in kept["kernels"].items()
+    }
+    assert found == {"forward": {"sm_80": 32, "sm_90": 128}, "merge": {"sm_80": 128}}
+    assert sorted(kept["compile_seconds"]) == ["forward.cu", "merge.cu"]
+    write_kept(report(80, name="merge"), path)
+    assert {name: list(rows) for name, rows in read_kept(path)["kernels"].items()} == {
+        "forward": ["sm_90"],
+        "merge": ["sm_80"],
+    }, "a kernel that the sources no longer have is gone"
 
 
 def test_every_group_is_of_classes_that_exist():

@@ -3,8 +3,9 @@
     python -m tools.machine_code [UNIT.cu ...] [--arch 80 86 ...] [--json FILE] [--compare FILE]
 
 Compiles every unit (csrc/cuda/launch/*.cu unless some are named) for every architecture and prints a table; --json
-keeps the figures, --compare exits with 1 if anything is worse than in a file kept earlier. Without units named, --json
-leaves what it finds in its file of other architectures. docs/kernels/machine-code.md says what the figures mean.
+keeps the figures, --compare exits with 1 if anything is worse than in a file kept earlier. --json leaves what it finds
+in its file of other architectures and, where units are named, of other units. docs/kernels/machine-code.md says what
+the figures mean.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> int:
         sys.exit(f"error: {error}")
     print(format_report(report))
     if args.json:
-        write_kept(report, args.json, add=not args.unit)
+        write_kept(report, args.json, whole=not args.unit)
     if earlier is None:
         return 0
     found = compare(earlier, report)

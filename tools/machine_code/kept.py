@@ -55,14 +55,15 @@ MIX = {
 """Groups of the classes of sass.py, whose shares of the hot loop are kept in per cent; what is left is control."""
 
 
-def write_kept(report: Figures, path: Path, add: bool = False) -> None:
+def write_kept(report: Figures, path: Path, whole: bool = True) -> None:
     """Sorted, so that two reports of the same code differ in their seconds alone; a line a kernel and architecture.
 
-    `add`: what stands there stays, of architectures that the report lacks and of the same nvcc.
+    What stands there of the same nvcc stays: of architectures that the report lacks, and of kernels too unless it is of
+    the `whole` of the sources.
     """
     kept = _kept(report)
-    if add and path.exists():
-        _add_others(kept, json.loads(path.read_text()))
+    if path.exists():
+        _add_others(kept, json.loads(path.read_text()), whole)
     _write(kept, path)
 
 
@@ -110,14 +111,15 @@ def _kept(report: Figures) -> Figures:
     return report | {"columns": [*COLUMNS, *LOOP_COLUMNS], "mix": list(MIX), "kernels": kernels}
 
 
-def _add_others(kept: Figures, earlier: Figures) -> None:
-    """What the earlier report has of other architectures, unless its rows are of another kind."""
+def _add_others(kept: Figures, earlier: Figures, whole: bool) -> None:
+    """What the earlier report has that the present one does not replace, unless its rows are of another kind."""
     if any(kept[key] != earlier.get(key) for key in ("nvcc", "columns", "mix")):
         return
     present = {arch for rows in kept["kernels"].values() for arch in rows}
     for part in ("kernels", "compile_seconds"):
         for name, by_arch in earlier[part].items():
-            others = {arch: value for arch, value in by_arch.items() if arch not in present}
+            replaced = present if whole else set(kept[part].get(name, {}))
+            others = {arch: value for arch, value in by_arch.items() if arch not in replaced}
             if others:
                 kept[part][name] = others | kept[part].get(name, {})
 
