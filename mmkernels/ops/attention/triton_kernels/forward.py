@@ -100,10 +100,10 @@ def add_seen_blocks(
     row_max, row_sum, total, begin, end, query, source, rows, start, stop, mask, dense, bias, dropout, scale, softcap,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr,
     HEIGHT: tl.constexpr, KEYS: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr, PACK: tl.constexpr,
+    PRECISION: tl.constexpr, PACK: tl.constexpr, HOIST: tl.constexpr,
 ):  # fmt: skip
     """Those blocks in [begin, end) of which some row sees a key."""
-    for first in tl.range(begin, end, KEYS, disable_licm=True):
+    for first in tl.range(begin, end, KEYS, disable_licm=not HOIST):
         some = (start < stop) & (start < first + KEYS) & (stop > first)
         if tl.max(some.to(tl.int32)) > 0:
             row_max, row_sum, total = add_block(
@@ -137,7 +137,7 @@ def chunk_state(
     query, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr,
     KEYS: tl.constexpr, CHUNK: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr, PACK: tl.constexpr,
+    PRECISION: tl.constexpr, PACK: tl.constexpr, HOIST: tl.constexpr,
 ):  # fmt: skip
     """The state of a tile's rows over one chunk of keys."""
     VARLEN: tl.constexpr = shape.cu_q is not None
@@ -172,11 +172,11 @@ def chunk_state(
     total = tl.zeros((HEIGHT, PADDED_V), tl.float32)
     if BIAS == NONE:
         # What is seen in part and then whole; then what is seen in part behind it.
-        for part in tl.range(2, disable_licm=True):
+        for part in tl.range(2, disable_licm=not HOIST):
             row_max, row_sum, total = add_seen_blocks(
                 row_max, row_sum, total, tl.where(part == 0, low, full_high), tl.where(part == 0, full_low, high),
                 query, source, rows, start, stop, mask, dense, bias, dropout, scale, softcap, DIM, DIM_V, PADDED,
-                PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+                PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, HOIST,
             )  # fmt: skip
             for first in range(tl.where(part == 0, full_low, full_high), full_high, KEYS):
                 row_max, row_sum, total = add_block(
@@ -187,7 +187,7 @@ def chunk_state(
     else:
         row_max, row_sum, total = add_seen_blocks(
             row_max, row_sum, total, low, high, query, source, rows, start, stop, mask, dense, bias, dropout, scale,
-            softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+            softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, HOIST,
         )  # fmt: skip
     return row_max, row_sum, total
 
@@ -257,9 +257,12 @@ def attention_forward(
     programs, tiles, pack, chunks,
     DIM: tl.constexpr, DIM_V: tl.constexpr, PADDED: tl.constexpr, PADDED_V: tl.constexpr, HEIGHT: tl.constexpr,
     KEYS: tl.constexpr, CHUNK: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, FOLDED: tl.constexpr,
-    PACK: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    PACK: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr, HOIST: tl.constexpr,
 ):  # fmt: skip
-    """One tile of rows (SPLIT: over one chunk of keys); `states` of None: the keys are a single chunk."""
+    """One tile of rows (SPLIT: over one chunk of keys); `states` of None: the keys are a single chunk.
+
+    HOIST: the loops over blocks keep what does not change in them in registers.
+    """
     VARLEN: tl.constexpr = shape.cu_q is not None
     UNIT: tl.constexpr = 1.0 if FOLDED else LOG2E
     program = tl.program_id(0)
@@ -276,7 +279,7 @@ def attention_forward(
         chunk = program // programs
         row_max, row_sum, total = chunk_state(
             query_rows, segments, lengths, offsets, mask, bias, dropout, shape, place, rows, chunk, scale, softcap,
-            DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+            DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK, HOIST,
         )  # fmt: skip
         if SPLIT:
             store_state(states, program, row_max, row_sum, total, HEIGHT, PADDED_V)
@@ -296,6 +299,7 @@ def attention_forward(
             row_max, row_sum, total = chunk_state(
                 query_rows, segments, lengths, offsets, mask, bias, dropout, shape, own, own_rows, chunk, scale,
                 softcap, DIM, DIM_V, PADDED, PADDED_V, HEIGHT, KEYS, CHUNK, BIAS, SOFTCAP, FOLDED, PRECISION, PACK,
+                HOIST,
             )  # fmt: skip
             tl.debug_barrier()  # the state before has been stored by all threads
             max_before, sum_before, total_before = load_state(states, slot, chunk * HEIGHT, HEIGHT, PADDED_V)

@@ -87,7 +87,7 @@ def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tens
     attention_forward[(plan.programs * plan.splits,)](
         *results, states, *found, *grid, **width, **shared, KEYS=tile.keys, CHUNK=tile.chunk,
         BIAS=call.bias_kind, SOFTCAP=call.softcap != 0.0, SPLIT=plan.splits > 1,
-        PRECISION=precision(query.dtype, device.arch), **options_of(tile, device),
+        PRECISION=precision(query.dtype, device.arch), HOIST=hoists(device, query.dtype), **options_of(tile, device),
     )  # fmt: skip
     if plan.splits > 1:
         attention_merge[(plan.programs,)](
@@ -100,6 +100,11 @@ def forward(call: Lowered, with_lse: bool, device: Device) -> tuple[Tensor, Tens
 def options_of(tile: tables.Tile, device: Device) -> dict[str, Any]:
     """Of the compiler."""
     return options(device.arch, tile.warps, tile.stages, tile.registers)
+
+
+def hoists(device: Device, dtype: torch.dtype) -> bool:
+    """Whether the forward has registers to spare: sm_100 sums products of 16 bits in the tensor cores' memory."""
+    return device.arch == "sm_100" and dtype.itemsize == 2
 
 
 def statistics_operand(tensor: Tensor | None, packed: bool) -> Operand:
